@@ -1,0 +1,34 @@
+# The commands of the project. Each does all of its own set-up: needed are Python 3.10 or newer, and make.
+
+BIN := .venv/bin
+READY := .venv/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help demo run test
+
+help: ## Show the commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(READY) ## Try the bridge with a sandbox AiFi; Ctrl-C ends both
+	@$(BIN)/python -m tests.demo
+
+run: $(READY) ## Serve by the Procfile, with the environment's settings or those in .env
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/honcho --no-prefix start --port $${PORT:-8000} web
+
+test: $(READY) ## Check the style and run all tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest
+
+# The virtual environment, made anew when the requirements change.
+$(READY): requirements.txt requirements-dev.txt
+	@for python in python3.13 python3.12 python3.11 python3.10 python3 python; do \
+		if "$$python" -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then \
+			echo "Setting up .venv with $$($$python --version)"; \
+			exec "$$python" -m venv --clear .venv; \
+		fi; \
+	done; \
+	echo "No suitable Python found: install Python 3.10 or newer, with its venv module." >&2; \
+	exit 1
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements-dev.txt
+	@touch $@

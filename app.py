@@ -1,0 +1,775 @@
+"""The bridge between AiFi and Aide: configuration, routes and errors. `create_app` wires the other two modules."""
+
+import base64
+import binascii
+import hashlib
+import hmac
+import json
+import logging
+import math
+import os
+import re
+import secrets
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import wraps
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import click
+import requests
+from flask import Flask, Response, current_app, render_template, request
+from flask.cli import with_appcontext
+from werkzeug.exceptions import BadRequest, HTTPException, NotFound, ServiceUnavailable, Unauthorized
+from werkzeug.middleware.proxy_fix import ProxyFix
+
+import aifi
+from store import Note, Store, StoreError, shift, utc_seconds
+
+log = logging.getLogger("bridge.app")
+
+VARIABLES = {
+    "AIDE_API_KEY": "",
+    "AIFI_ACCESS_TOKEN": "",
+    "AIFI_CLIENT_ID": "",
+    "AIFI_CLIENT_SECRET": "",
+    "AIFI_TOKEN_URL": "https://auth.aifi.com/realms/aifi/protocol/openid-connect/token",
+    "AIFI_TOKEN_SCOPE": "",
+    "AIFI_BASE_URL": "https://api.aifi.com/api/admin/v2",
+    "AIFI_WEBHOOK_SECRET": "",
+    "PAYMENT_WEBHOOK_URL": "",
+    "AIFI_CURRENCY": "",
+    "AIFI_STORE_ID": "",
+    "AIFI_CUSTOMER_ROLE": "",
+    "REFRESH_SECONDS": "30",
+    "REFRESH_WAIT_SECONDS": "3",
+    "DATABASE_PATH": "orders.db",
+    "LOG_LEVEL": "INFO",
+    "PORT": "8000",  # these two are gunicorn.conf.py's
+    "WEB_CONCURRENCY": "1",
+}
+MAX_BODY_BYTES = 1024 * 1024
+DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE = 50, 100
+RETRY_AFTER_SECONDS = 10
+MAX_WAIT_SECONDS = 20  # Heroku's router gives up after 30
+PAYMENT_CONNECT_SECONDS, PAYMENT_SECONDS = 3, 10
+MAX_PAYMENT_BYTES = 1024 * 1024
+TOKEN_CHECK_BYTES = 6
+FEW_BYTES = 8 * 1024 * 1024
+NOTE_SECONDS = 2  # how often one process writes the same note at most
+RECENT_SECONDS = 300  # whoever came in with the right key so shortly before a wrong one is fine
+CLOCK_SECONDS = 60  # how far AiFi's clock may be off without a word
+BACKFILL_DAYS = 30
+PAGE_POLICY = (
+    "default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; connect-src 'self'; img-src data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+PAGE_HEADERS = {
+    "Content-Type": "text/html; charset=utf-8",
+    "Cache-Control": "no-store",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+CAUSES = {
+    "aifi_token_refused": "Set AIFI_ACCESS_TOKEN (or AIFI_CLIENT_ID and AIFI_CLIENT_SECRET) to what AiFi gave you.",
+    "aifi_refuses": "Check AIFI_BASE_URL, AIFI_STORE_ID and AIFI_CUSTOMER_ROLE.",
+    "aifi_unavailable": "Nothing to do: it is tried again at every poll. If it lasts, check AIFI_BASE_URL or ask AiFi.",
+    "database_unavailable": "Check that the folder of DATABASE_PATH can be written and is on a local disk.",
+    "disk_full": "Make room on the disk of DATABASE_PATH, or give the service a larger one.",
+    "aide_key_wrong": "Give Aide the key that AIDE_API_KEY holds.",
+    "webhook_secret_missing": "Set AIFI_WEBHOOK_SECRET to a long random text, and give AiFi the webhook URL with it.",
+    "webhook_secret_wrong": "Copy the webhook URL from this bridge's status page into AiFi's console.",
+    "webhook_refused": "Check that only AiFi sends to this URL, and only checkout or customer webhooks.",
+    "public_url_unreachable": "Check that the service is up at this address, or name another with --url.",
+    "payment_endpoint_failed": "Check PAYMENT_WEBHOOK_URL, and that the retailer's payment endpoint is up.",
+}
+
+
+# --- configuration ---
+
+
+class ConfigError(Exception):
+    """The environment lacks something or holds something malformed; the text names each variable and the remedy."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """All that an operator may set, read once; seconds where a number is a time."""
+
+    aide_api_keys: tuple[str, ...]
+    token: Mapping[str, str]
+    base_url: str
+    webhook_secret: str
+    payment_webhook_url: str
+    settings: aifi.Settings
+    database_path: str
+    log_level: str
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> "Config":
+        """Read the variables; an empty one counts as unset.
+
+        :raises ConfigError: naming all that is wrong
+        """
+        reader = _Reader(environment)
+        config = cls(
+            aide_api_keys=reader.keys("AIDE_API_KEY"),
+            token=reader.credentials(),
+            base_url=reader.url("AIFI_BASE_URL"),
+            webhook_secret=reader.text("AIFI_WEBHOOK_SECRET"),
+            payment_webhook_url=reader.url("PAYMENT_WEBHOOK_URL"),
+            settings=aifi.Settings(
+                refresh_seconds=reader.seconds("REFRESH_SECONDS", most=86400),
+                wait_seconds=reader.seconds("REFRESH_WAIT_SECONDS", most=MAX_WAIT_SECONDS),
+                store_ids=reader.listed("AIFI_STORE_ID", r"\d+", "whole numbers"),
+                roles=reader.listed("AIFI_CUSTOMER_ROLE", r"\w+", "AiFi's roles, such as customer"),
+                currency=reader.matching("AIFI_CURRENCY", r"[A-Z]{3}", "a currency code such as USD"),
+            ),
+            database_path=reader.text("DATABASE_PATH"),
+            log_level=reader.matching("LOG_LEVEL", "DEBUG|INFO|WARNING|ERROR", "DEBUG, INFO, WARNING or ERROR"),
+        )
+        if reader.problems:
+            raise ConfigError("\n".join(f"✗ {problem}" for problem in reader.problems))
+        return config
+
+
+class _Reader:
+    """Reads variables, and gathers what is wrong with them instead of stopping at the first."""
+
+    def __init__(self, environment: Mapping[str, str]):
+        self._environment = environment
+        self.problems: list[str] = []
+
+    def text(self, name: str) -> str:
+        return self._environment.get(name, "").strip() or VARIABLES[name]
+
+    def keys(self, name: str) -> tuple[str, ...]:
+        keys = tuple(key.strip() for key in self.text(name).split(",") if key.strip())
+        if not keys:
+            self.problems.append(f"{name} is not set: set it to a long random text, and give that to Aide as its key")
+        return keys
+
+    def credentials(self) -> dict[str, str]:
+        names = ("AIFI_ACCESS_TOKEN", "AIFI_CLIENT_ID", "AIFI_CLIENT_SECRET")
+        access_token, client_id, client_secret = map(self.text, names)
+        if not access_token and not (client_id and client_secret):
+            self.problems.append(
+                "AIFI_ACCESS_TOKEN is not set: set it to the API key from AiFi, or set both AIFI_CLIENT_ID and "
+                "AIFI_CLIENT_SECRET from AiFi's console"
+            )
+        return {
+            "access_token": access_token,
+            "client_id": client_id,
+            "client_secret": client_secret,
+            "url": self.url("AIFI_TOKEN_URL"),
+            "scope": self.text("AIFI_TOKEN_SCOPE"),
+        }
+
+    def url(self, name: str) -> str:
+        text = self.text(name)
+        if text and not _is_web_address(text):
+            self.problems.append(f"{name} is no web address: set it to one that begins with https://")
+        return text
+
+    def seconds(self, name: str, most: float) -> float:
+        try:
+            number = float(self.text(name))
+        except ValueError:
+            number = math.nan
+        if not 0 <= number <= most:
+            self.problems.append(f"{name} is {self.text(name)!r}: set it to a number of seconds from 0 to {most:g}")
+        return number
+
+    def listed(self, name: str, pattern: str, meaning: str) -> tuple[str, ...]:
+        values = tuple(value.strip() for value in self.text(name).split(",") if value.strip())
+        if not all(re.fullmatch(pattern, value, re.ASCII) for value in values):
+            self.problems.append(f"{name} is {self.text(name)!r}: set it to {meaning}, separated by commas")
+        return values
+
+    def matching(self, name: str, pattern: str, meaning: str) -> str:
+        text = self.text(name).upper()
+        if text and not re.fullmatch(pattern, text):
+            self.problems.append(f"{name} is {self.text(name)!r}: set it to {meaning}")
+        return text
+
+
+def _is_web_address(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        return False
+
+
+# --- the app ---
+
+
+@dataclass(frozen=True)
+class Bridge:
+    """What the routes work with; kept as `app.extensions["bridge"]`."""
+
+    config: Config
+    store: Store
+    client: aifi.Client
+    mirror: aifi.Mirror
+    journal: "Journal"
+
+    def close(self) -> None:
+        """Close the database."""
+        self.store.close()
+
+
+class Journal:
+    """Notes for the operator what happened last of each kind; under load not each time, to spare the disk."""
+
+    def __init__(self, store: Store):
+        self._store = store
+        self._written: dict[str, float] = {}
+
+    def note(self, name: str, text: str) -> None:
+        """Note it; a note that cannot be written must not harm what it tells of, and goes to the log only."""
+        now = time.monotonic()
+        if now - self._written.get(name, -math.inf) < NOTE_SECONDS:
+            return
+        self._written[name] = now
+        try:
+            self._store.put_note(name, text)
+        except StoreError as error:
+            log.warning("A note could not be kept: %s", error)
+
+
+def create_app(config: Config | None = None) -> Flask:
+    """Build the app, from the environment where no configuration is given; opens no file and no connection yet.
+
+    :raises SystemExit: the environment's configuration is of no use; its text says what to set
+    """
+    if config is None:
+        try:
+            config = Config.from_environment(os.environ)
+        except ConfigError as error:
+            raise SystemExit(f"The bridge cannot start:\n{error}") from None
+    _set_up_log(config.log_level)
+    app = Flask("bridge", root_path=os.path.dirname(os.path.abspath(__file__)), static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
+    app.wsgi_app = ProxyFix(app.wsgi_app)  # one proxy: the platform's router
+    app.extensions["bridge"] = _build(config)
+    for prefix, name in (("/v1", "v1"), ("", "root")):
+        app.add_url_rule(f"{prefix}/latest_orders", f"{name}_latest_orders", latest_orders)
+        app.add_url_rule(f"{prefix}/orders/<order_id>", f"{name}_order", get_order)
+        app.add_url_rule(f"{prefix}/customers/<customer_id>", f"{name}_customer", get_customer)
+        app.add_url_rule(f"{prefix}/openapi.yaml", f"{name}_openapi", openapi)
+    app.add_url_rule("/webhooks/aifi", "webhook", take_webhook, methods=["POST"])
+    app.add_url_rule("/healthz", "healthz", healthz)
+    app.add_url_rule("/", "status", status_page)
+    for command in (doctor, backfill, status):
+        app.cli.add_command(command)
+    for error in (HTTPException, aifi.AifiUnavailable, StoreError):
+        app.register_error_handler(error, _answer_error)
+    return app
+
+
+def _build(config: Config) -> Bridge:
+    settings = config.settings
+    origin = json.dumps([config.base_url, settings.store_ids, settings.roles, settings.currency])
+    store = Store(config.database_path, origin)
+    client = aifi.Client(
+        config.base_url, aifi.Token(**config.token), settings.store_ids, settings.roles, store.take_request_slot
+    )
+    return Bridge(config, store, client, aifi.Mirror(client, store, settings), Journal(store))
+
+
+def _set_up_log(level: str) -> None:
+    logger = logging.getLogger("bridge")
+    logger.setLevel(level)
+    if not logger.handlers:
+        handler = logging.StreamHandler(sys.stdout)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        logger.addHandler(handler)
+
+
+def _bridge() -> Bridge:
+    return current_app.extensions["bridge"]
+
+
+# --- Aide's side ---
+
+
+def _for_aide(view: Callable[..., Response]) -> Callable[..., Response]:
+    """Let a request through that carries one of Aide's keys, as `X-API-Key` or `Authorization: Bearer`."""
+
+    @wraps(view)
+    def guarded(**arguments: str) -> Response:
+        offered = (request.headers.get("X-API-Key"), _bearer())
+        if not _matches(offered, _bridge().config.aide_api_keys):
+            if any(offered):
+                _bridge().journal.note("aide_key_wrong", "Somebody asked with a wrong Aide key")
+            raise Unauthorized("Send Aide's key as X-API-Key or as Authorization: Bearer.")
+        return view(**arguments)
+
+    return guarded
+
+
+@_for_aide
+def latest_orders() -> Response:
+    """Answer a page of the orders updated last, newest first (Aide's `/latest_orders`)."""
+    limit, after = _page_size(), _page_token()
+    page = _bridge().mirror.page(limit, after)
+    if after is None:
+        _bridge().journal.note("poll", f"{len(page.summaries)} orders")
+        _bridge().journal.note("public_url", request.url_root)
+    token = "" if page.ended else f',"next_page_token":"{encode_token(page.last)}"'
+    # The summaries are JSON already; reading and writing them again would cost as much as all the rest.
+    return _json_text(f'{{"orders":[{",".join(page.summaries)}]{token}}}')
+
+
+@_for_aide
+def get_order(order_id: str) -> Response:
+    """Answer one order in full (Aide's `/orders/{orderId}`); a session's id finds its order too."""
+    order = _bridge().mirror.order(order_id)
+    if order is None:
+        raise NotFound("AiFi knows no such order.")
+    return _json(order.body())
+
+
+@_for_aide
+def get_customer(customer_id: str) -> Response:
+    """Answer one customer (Aide's `/customers/{customerId}`)."""
+    customer = _bridge().mirror.customer(customer_id)
+    if customer is None:
+        raise NotFound("AiFi knows no such customer.")
+    return _json(customer)
+
+
+def openapi() -> Response:
+    """Answer the description of this interface."""
+    path = os.path.join(current_app.root_path, "openapi.yaml")
+    with open(path, encoding="utf-8") as file:
+        return Response(file.read(), mimetype="application/yaml")
+
+
+def encode_token(last: tuple[str, str]) -> str:
+    """Return the opaque page token that goes on after the order with this (updated_at, id)."""
+    text = " ".join(last).encode()
+    return base64.urlsafe_b64encode(_check_sum(text) + text).decode().rstrip("=")
+
+
+def decode_token(token: str) -> tuple[str, str]:
+    """Return the (updated_at, id) of a page token.
+
+    :raises ValueError: it is damaged, or none of ours
+    """
+    data = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
+    check_sum, text = data[:TOKEN_CHECK_BYTES], data[TOKEN_CHECK_BYTES:]
+    if check_sum != _check_sum(text) or encode_token(tuple(text.decode().split(" ", 1))) != token:
+        raise ValueError("no page token of this bridge")
+    updated_at, order_id = text.decode().split(" ", 1)
+    return updated_at, order_id
+
+
+def _check_sum(text: bytes) -> bytes:
+    return hashlib.blake2s(text, digest_size=TOKEN_CHECK_BYTES).digest()
+
+
+def _page_size() -> int:
+    text = request.args.get("page_size", str(DEFAULT_PAGE_SIZE))
+    if not re.fullmatch(r"[0-9]{1,3}", text) or not 1 <= int(text) <= MAX_PAGE_SIZE:
+        raise _bad_request("invalid_page_size", f"page_size is no whole number from 1 to {MAX_PAGE_SIZE}.")
+    return int(text)
+
+
+def _page_token() -> tuple[str, str] | None:
+    token = request.args.get("page_token")
+    if token is None:
+        return None
+    try:
+        return decode_token(token)
+    except (ValueError, binascii.Error):
+        raise _bad_request("invalid_page_token", "page_token is none of this bridge: begin at the top.") from None
+
+
+# --- AiFi's side ---
+
+
+def take_webhook() -> Response:
+    """Take in a webhook of AiFi's, and pass a checkout on to the retailer's payment endpoint where one is set."""
+    config, mirror = _bridge().config, _bridge().mirror
+    if not config.webhook_secret:
+        raise ServiceUnavailable("Webhooks are off: set AIFI_WEBHOOK_SECRET, and give AiFi the URL with that secret.")
+    if not _matches((_bearer(), request.args.get("token")), (config.webhook_secret,)):
+        _bridge().journal.note("webhook_secret_wrong", "A webhook came without the right secret")
+        raise Unauthorized("Send the webhook secret as Authorization: Bearer or as ?token=.")
+    body = request.get_data(cache=False)
+    try:
+        push = aifi.read_push(aifi.parse_json(body), _bridge().store.now(), config.settings.currency)
+    except aifi.Unreadable as error:
+        log.warning("Webhook refused: %s", error)
+        _bridge().journal.note("webhook_refused", f"A webhook was refused: {error}")
+        raise _bad_request("invalid_webhook", f"This is no webhook of AiFi's: {error}.") from None
+    receipt = mirror.take_push(push)
+    log.info("Webhook: %s", receipt)
+    _bridge().journal.note("webhook", str(receipt))
+    if push.kind == "checkout" and config.payment_webhook_url:
+        return _pass_on(config.payment_webhook_url, body)
+    return _json({})
+
+
+def _pass_on(url: str, body: bytes) -> Response:
+    """Give a webhook to the payment endpoint, and its answer back unchanged; 502 where it has none in time."""
+    try:
+        with requests.post(
+            url,
+            data=body,
+            headers={"Content-Type": "application/json"},
+            timeout=(PAYMENT_CONNECT_SECONDS, PAYMENT_SECONDS),
+            allow_redirects=False,
+            stream=True,
+        ) as answer:
+            text = aifi.read_body(answer, PAYMENT_SECONDS, MAX_PAYMENT_BYTES)
+            return Response(text, answer.status_code, content_type=answer.headers.get("Content-Type"))
+    except aifi.NETWORK_ERRORS as error:
+        log.error("The payment endpoint did not answer: %s", type(error).__name__)
+        _bridge().journal.note("payment_endpoint_failed", "The retailer's payment endpoint did not answer")
+        return _error(502, "payment_endpoint_failed", "The retailer's payment endpoint did not answer.")
+
+
+# --- the operator's side ---
+
+
+def healthz() -> Response:
+    """Answer whether the bridge works, to anybody: 200 while this process can serve, whatever AiFi does."""
+    bridge = _bridge()
+    problems = [asdict(problem) for problem in find_problems(bridge)]
+    try:
+        marks = bridge.store.marks()
+    except StoreError:
+        return _json({"status": "degraded", "problems": problems})
+    return _json(
+        {
+            "status": "degraded" if problems else "ok",
+            "aifi_answers": marks.failing_since is None if marks.refreshed_at or marks.failing_since else None,
+            "mirror_age_seconds": _age(bridge, marks.refreshed_at),
+            "failing_since": marks.failing_since,
+            "last_error": marks.error or (problems[0]["message"] if problems else None),
+            "problems": problems,
+        }
+    )
+
+
+def status_page() -> Response:
+    """Show the operator how the bridge does; HTTP Basic with any name and an Aide key as password."""
+    bridge, login = _bridge(), request.authorization
+    password = login.password if login and login.type == "basic" else None
+    if not _matches((password,), bridge.config.aide_api_keys):
+        error = Unauthorized("This is a bridge. Log in with any name, and Aide's key as the password.")
+        error.scheme = 'Basic realm="bridge", charset="UTF-8"'
+        raise error
+    bridge.mirror.try_refresh()
+    nonce, shown = secrets.token_urlsafe(16), request.args.get("secrets") == "show"
+    text = render_template(
+        "status.html",
+        nonce=nonce,
+        shown=shown,
+        overview=look_over(bridge),
+        public_url=request.url_root,
+        aide_key=bridge.config.aide_api_keys[0] if shown else "",
+        webhook_secret=quote(bridge.config.webhook_secret, safe="") if shown else "",
+        has_webhook_secret=bool(bridge.config.webhook_secret),
+    )
+    response = Response(text, headers=PAGE_HEADERS)
+    response.headers["Content-Security-Policy"] = PAGE_POLICY.format(nonce=nonce)
+    return response
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong now, in words, and what to do; `cause` is one of CAUSES."""
+
+    cause: str
+    message: str
+    remedy: str
+
+
+@dataclass(frozen=True)
+class Overview:
+    """What the status page and the command `status` show; `facts` are (label, value) pairs."""
+
+    problems: list[Problem]
+    facts: list[tuple[str, str]]
+    hourly: list[tuple[str, int]]
+    errors: list[tuple[str, Problem, int]]  # when, what, how often so far
+
+
+def find_problems(bridge: Bridge) -> list[Problem]:
+    """Return what is wrong now, as far as the bridge can know without asking AiFi; never waits for the network."""
+    found: list[tuple[str, str]] = []
+    if not bridge.config.webhook_secret:
+        found.append(("webhook_secret_missing", "Webhooks are off: AIFI_WEBHOOK_SECRET is not set"))
+    try:
+        if bridge.store.free_bytes() < FEW_BYTES:
+            found.insert(0, ("disk_full", "The disk is full"))
+        marks, notes = bridge.store.marks(), bridge.store.notes()
+    except StoreError as error:
+        found.insert(0, ("database_unavailable", str(error)))
+    else:
+        if marks.failing_since:
+            found.insert(0, (marks.cause, f"{marks.error}, since {_clock(marks.failing_since)}"))
+        for wrong, right in (("aide_key_wrong", "poll"), ("webhook_secret_wrong", "webhook")):
+            if wrong in notes and (right not in notes or notes[right].at < shift(notes[wrong].at, -RECENT_SECONDS)):
+                found.append((wrong, f"{notes[wrong].text}, last {_clock(notes[wrong].at)}"))
+    return [Problem(cause, message, CAUSES[cause]) for cause, message in found]
+
+
+def look_over(bridge: Bridge) -> Overview:
+    """Gather what the operator wants to know.
+
+    :raises StoreError: the mirror cannot be read
+    """
+    marks, notes, statistics = bridge.store.marks(), bridge.store.notes(), bridge.store.statistics()
+    if marks.failing_since:
+        aifi_state = f"does not answer since {_clock(marks.failing_since)}: {marks.error}"
+    else:
+        aifi_state = "answers, the key is accepted" if marks.refreshed_at else "was not asked yet"
+    depth = f"back to {_clock(marks.horizon)}" if marks.horizon else "nothing yet"
+    facts = [
+        ("AiFi", aifi_state),
+        ("Mirror", f"refreshed {_ago(bridge, marks.refreshed_at)}" if marks.refreshed_at else "is empty"),
+        ("Aide's last poll", _told(bridge, notes.get("poll"))),
+        ("AiFi's last webhook", _told(bridge, notes.get("webhook"))),
+        ("Orders mirrored", f"{statistics.orders:,}"),
+        ("History", f"complete, {depth}" if marks.complete else depth),
+    ]
+    errors = [
+        (_clock(note.at), Problem(name, note.text, CAUSES[name]), note.count)
+        for name, note in sorted(notes.items(), key=lambda item: item[1].at, reverse=True)
+        if name in CAUSES
+    ]
+    return Overview(find_problems(bridge), facts, statistics.hourly, errors)
+
+
+def _told(bridge: Bridge, note: Note | None) -> str:
+    return f"{_ago(bridge, note.at)}: {note.text}" if note else "none yet"
+
+
+def _age(bridge: Bridge, at: str | None) -> int | None:
+    return None if at is None else max(0, round(utc_seconds(bridge.store.now()) - utc_seconds(at)))
+
+
+def _ago(bridge: Bridge, at: str) -> str:
+    seconds = _age(bridge, at)
+    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds // size} {unit} ago"
+    return f"{seconds} s ago"
+
+
+def _clock(at: str) -> str:
+    return f"{at[:10]} {at[11:16]} UTC"
+
+
+# --- the operator's commands ---
+
+
+@click.command()
+@click.option("--url", help="Where the public reaches this bridge, if it cannot know.")
+@with_appcontext
+def doctor(url: str | None) -> None:
+    """Check the configuration, AiFi, the database and the public URL; say what to do about what is wrong."""
+    bridge = _bridge()
+    wrong = 0
+    for name, check in _checks(bridge, url):
+        try:
+            click.echo(f"✓ {name}: {check()}")
+        except _Sick as error:
+            wrong += 1
+            click.echo(f"✗ {name}: {error}")
+            click.echo(f"  → {CAUSES[error.cause]}")
+    raise SystemExit(1 if wrong else 0)
+
+
+class _Sick(Exception):
+    """A check of the doctor's found something wrong, of one of CAUSES."""
+
+    def __init__(self, cause: str, message: str):
+        super().__init__(message)
+        self.cause = cause
+
+
+def _checks(bridge: Bridge, url: str | None) -> Iterator[tuple[str, Callable[[], str]]]:
+    yield "Configuration", lambda: "complete"
+    yield "Database", lambda: _check_database(bridge)
+    yield "AiFi", lambda: _check_aifi(bridge)
+    yield "AiFi's clock", lambda: _check_clock(bridge)
+    yield "Webhook secret", lambda: _check_secret(bridge)
+    yield "Public URL", lambda: _check_public(bridge, url)
+    yield "Bridge", lambda: _check_problems(bridge)
+
+
+def _check_database(bridge: Bridge) -> str:
+    try:
+        free = bridge.store.free_bytes()
+        if free < FEW_BYTES:
+            raise _Sick("disk_full", "The disk is full")
+        bridge.store.try_write()
+    except StoreError as error:
+        raise _Sick("database_unavailable", str(error)) from None
+    return f"{bridge.store.path} can be written, {free / 1e9:.1f} GB free"
+
+
+def _check_aifi(bridge: Bridge) -> str:
+    try:
+        newest = bridge.client.try_list()
+        if newest is None:
+            return "the access token is accepted, there is no order yet"
+        order = aifi.read_order(newest, aifi.LIST)
+        if bridge.client.get_order(order.id) is None:
+            raise _Sick("aifi_refuses", f"AiFi lists order {order.id}, but does not show its details")
+        return f"the access token is accepted, order {order.id} of {_clock(order.order['created_at'])} can be read"
+    except aifi.AifiError as error:
+        raise _Sick(error.cause, str(error)) from None
+    except (aifi.Unreadable, StoreError) as error:
+        raise _Sick("aifi_unavailable", str(error)) from None
+
+
+def _check_clock(bridge: Bridge) -> str:
+    ahead = bridge.client.clock_ahead_seconds
+    if ahead is None:
+        return "AiFi does not tell"
+    text = f"{abs(ahead):.0f} s {'ahead' if ahead > 0 else 'behind'}"
+    return text if abs(ahead) < CLOCK_SECONDS else f"{text}: the bridge copes, but times in answers look odd"
+
+
+def _check_secret(bridge: Bridge) -> str:
+    if not bridge.config.webhook_secret:
+        raise _Sick("webhook_secret_missing", "Webhooks are off: AIFI_WEBHOOK_SECRET is not set")
+    return "set"
+
+
+def _check_public(bridge: Bridge, url: str | None) -> str:
+    """Push an empty webhook through the public URL, and so see that it leads here and knows the secret."""
+    try:
+        note = bridge.store.notes().get("public_url")
+    except StoreError as error:
+        raise _Sick("database_unavailable", str(error)) from None
+    address = (url or (note.text if note else "")).rstrip("/")
+    if not address:
+        return "not known until Aide has polled; name it with --url"
+    try:
+        answer = requests.post(
+            f"{address}/webhooks/aifi",
+            json={"timeOfIssue": bridge.store.now()},
+            headers={"Authorization": f"Bearer {bridge.config.webhook_secret}"},
+            timeout=PAYMENT_SECONDS,
+            allow_redirects=False,
+        )
+    except requests.RequestException as error:
+        raise _Sick("public_url_unreachable", f"{address} does not answer ({type(error).__name__})") from None
+    if answer.status_code == 401:
+        raise _Sick("webhook_secret_wrong", f"{address} knows another webhook secret")
+    if answer.status_code != 200:
+        raise _Sick("public_url_unreachable", f"{address} answers {answer.status_code} to a webhook")
+    return f"{address} answers, and takes webhooks"
+
+
+def _check_problems(bridge: Bridge) -> str:
+    for problem in find_problems(bridge):
+        raise _Sick(problem.cause, problem.message)
+    return "has no other problem"
+
+
+@click.command()
+@click.option("--days", type=click.IntRange(1, 36500), default=BACKFILL_DAYS, show_default=True)
+@with_appcontext
+def backfill(days: int) -> None:
+    """Read older orders into the mirror; goes on where it was when started again."""
+    bridge, count, begun = _bridge(), 0, time.monotonic()
+    now = bridge.store.now()
+    until = shift(now, -days * 86400)
+    try:
+        bridge.mirror.refresh()
+        start = bridge.store.marks().horizon
+        span = max(1, round(utc_seconds(start) - utc_seconds(until)))
+        with click.progressbar(length=span, label="Backfill", item_show_func=lambda text: text) as bar:
+            for more, horizon in bridge.mirror.backfill(until):
+                count += more
+                rate = count / max(time.monotonic() - begun, 0.001)
+                bar.update(
+                    round(utc_seconds(start) - utc_seconds(horizon)) - bar.pos,
+                    f"{count:,} orders, {rate:,.0f} a second, back to {horizon[:10]}",
+                )
+    except (aifi.AifiError, StoreError) as error:
+        raise click.ClickException(f"{error}. What was read is kept: start it again to go on.") from None
+    except KeyboardInterrupt:
+        raise click.ClickException("Interrupted. What was read is kept: start it again to go on.") from None
+    marks = bridge.store.marks()
+    click.echo(f"{count:,} orders read; the mirror reaches back to {_clock(marks.horizon)}.")
+
+
+@click.command()
+@with_appcontext
+def status() -> None:
+    """Print what the status page shows."""
+    try:
+        overview = look_over(_bridge())
+    except StoreError as error:
+        raise click.ClickException(str(error)) from None
+    for problem in overview.problems:
+        click.echo(f"✗ {problem.message}\n  → {problem.remedy}")
+    for label, value in overview.facts:
+        click.echo(f"{label + ':':<22}{value}")
+    for at, problem, count in overview.errors:
+        click.echo(f"{at}  {problem.message} ({count} so far)")
+
+
+# --- shared ---
+
+
+def _bearer() -> str | None:
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else None
+
+
+def _matches(offered: tuple[str | None, ...], keys: tuple[str, ...]) -> bool:
+    """Compare every key that was offered with every right one, in constant time."""
+    found = False
+    for text in offered:
+        for key in keys:
+            found |= hmac.compare_digest((text or "").encode("utf-8", "replace"), key.encode("utf-8", "replace"))
+    return found
+
+
+def _json(value: Any, status: int = 200) -> Response:
+    return _json_text(json.dumps(value, separators=(",", ":")), status)
+
+
+def _json_text(text: str, status: int = 200) -> Response:
+    return Response(text + "\n", status, {"Cache-Control": "no-store"}, mimetype="application/json")
+
+
+def _error(status: int, code: str, message: str) -> Response:
+    return _json({"error": {"code": code, "message": message}}, status)
+
+
+def _bad_request(code: str, message: str) -> BadRequest:
+    error = BadRequest(message)
+    error.code_name = code
+    return error
+
+
+def _answer_error(error: Exception) -> Response:
+    """Turn every error into the one JSON shape."""
+    if not isinstance(error, HTTPException):
+        kind = "database_unavailable" if isinstance(error, StoreError) else "aifi_unavailable"
+        error = ServiceUnavailable(f"{str(error)[:1].upper()}{str(error)[1:]}.")
+        error.code_name = kind
+    code = getattr(error, "code_name", error.name.lower().replace(" ", "_"))
+    response = _error(error.code or 500, code, error.description or error.name)
+    if error.code == 503:
+        response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    if error.code == 401:
+        response.headers["WWW-Authenticate"] = getattr(error, "scheme", "Bearer")
+    if error.code == 405:
+        response.headers["Allow"] = ", ".join(error.valid_methods or ())
+    return response

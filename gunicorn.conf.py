@@ -1,0 +1,78 @@
+"""How gunicorn serves the bridge; read by gunicorn itself from the folder it is started in.
+
+Only `PORT` (default 8000) and `WEB_CONCURRENCY` (worker processes, default 1) are read here; all else that
+an operator may set is read by `app.create_app`.
+"""
+
+import os
+import re
+from urllib.parse import quote
+
+from gunicorn.glogging import Logger
+
+
+def _whole_number(name: str, default: int, maximum: int) -> int:
+    """Return the environment's whole number from 1 to `maximum`; end the start with a plain sentence otherwise."""
+    text = os.environ.get(name, "").strip()
+    if not text:
+        return default
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= maximum):
+        raise SystemExit(f"{name} is {text!r}: set a whole number from 1 to {maximum}, or unset it for {default}.")
+    return int(text)
+
+
+def _hide_queries(record) -> bool:
+    """Cut query strings out of gunicorn's own messages: a webhook's may carry the secret."""
+    record.msg, record.args = re.sub(r"\?\S+", "?…", record.getMessage()), ()
+    return True
+
+
+class BridgeLogger(Logger):
+    """gunicorn's logger, less what would fill the log, forge a line in it or betray a secret."""
+
+    def setup(self, cfg):
+        """Set the handlers up, then hide query strings."""
+        super().setup(cfg)
+        self.error_log.addFilter(_hide_queries)
+
+    def atoms(self, resp, req, environ, request_time):
+        """Return the values of a log line; the path is escaped again, so that a line stays one line."""
+        values = super().atoms(resp, req, environ, request_time)
+        return {**values, "U": quote(environ.get("PATH_INFO", ""), encoding="latin-1")}
+
+    def access(self, resp, req, environ, request_time):
+        """Log one answer, except the good ones to the platform's health check, every few seconds."""
+        if environ.get("PATH_INFO") != "/healthz" or str(resp.status)[:3] != "200":
+            super().access(resp, req, environ, request_time)
+
+
+def worker_exit(server, worker):
+    """Close the app of a leaving worker. gunicorn logs what this raises, and goes on."""
+    if worker.pid != os.getpid():  # the master calls it too, for a worker that it could not find
+        return
+    bridge = getattr(worker.app.callable, "extensions", {}).get("bridge")
+    if bridge is not None:
+        bridge.close()
+
+
+bind = f"0.0.0.0:{_whole_number('PORT', default=8000, maximum=65535)}"
+workers = _whole_number("WEB_CONCURRENCY", default=1, maximum=64)
+worker_class = "gthread"
+threads = 16
+preload_app = True  # a wrong configuration ends the start once, in words, instead of once a worker
+
+timeout = 30
+graceful_timeout = 25  # Heroku and Render send SIGKILL 30 s after SIGTERM
+keepalive = 100  # longer than the 90 s of Heroku's router, so that it is never us who closes under a request
+
+# Heartbeats are kept in memory: a full or slow disk must not make a worker look dead.
+worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108
+control_socket_disable = True  # gunicorn 25 and later would write a socket file
+
+# The platforms set FORWARDED_ALLOW_IPS=*, with which any client could send SCRIPT_NAME and get a 500.
+# The app reads the forwarded headers itself, those of one proxy.
+forwarded_allow_ips = ""
+
+logger_class = BridgeLogger
+accesslog = "-"
+access_log_format = "%(m)s %(U)s %(s)s %(B)s bytes %(M)s ms"  # no query, headers or addresses

@@ -1,0 +1,1 @@
+"""Tests of the bridge, and the sandbox AiFi that they run against."""

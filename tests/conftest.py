@@ -1,0 +1,57 @@
+"""What the tests share: an AiFi, and bridges to it."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.harness import Bridge
+from tests.sandbox import Sandbox
+
+BRIDGES = pytest.StashKey[list[Bridge]]()
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    """Run a fresh AiFi."""
+    sandbox = Sandbox()
+    sandbox.start()
+    try:
+        yield sandbox
+    finally:
+        sandbox.stop()
+
+
+@pytest.fixture
+def start_bridge(request, sandbox: Sandbox, tmp_path: Path) -> Iterator[Callable[..., Bridge]]:
+    """Start bridges to the sandbox by the Procfile, with the environment given by name; they share one disk.
+
+    With `wait=False` a bridge is handed out before it answers.
+    """
+    bridges = request.node.stash.setdefault(BRIDGES, [])
+    with ExitStack() as stack:
+
+        def start(*, wait: bool = True, **environment: object) -> Bridge:
+            bridge = Bridge(sandbox, tmp_path, **environment)
+            bridges.append(bridge)
+            stack.callback(bridge.stop)
+            return bridge.start(wait=wait)
+
+        yield start
+
+
+@pytest.fixture
+def bridge(start_bridge: Callable[..., Bridge]) -> Bridge:
+    """Run one bridge to the sandbox, as configured by default."""
+    return start_bridge()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Show with a failure what its bridges have printed."""
+    report = yield
+    if report.failed:
+        for bridge in item.stash.get(BRIDGES, []):
+            report.sections.append((f"log of the bridge on port {bridge.port}", bridge.log()))
+    return report

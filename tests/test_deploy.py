@@ -1,0 +1,281 @@
+"""What the platforms read, and what they do to the bridge."""
+
+import json
+import re
+import shutil
+import socket
+import sys
+from importlib.metadata import metadata
+from pathlib import Path
+
+import pytest
+import yaml
+from jsonschema import Draft202012Validator
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+from app import VARIABLES
+from tests.harness import PROJECT, Bridge, procfile_command
+
+SECRETS = {"AIDE_API_KEY", "AIFI_WEBHOOK_SECRET"}
+CREDENTIALS = {"AIFI_ACCESS_TOKEN", "AIFI_CLIENT_ID", "AIFI_CLIENT_SECRET"}
+GIVEN_BY_THE_PLATFORM = {"PORT"}
+
+
+def heroku() -> dict:
+    return json.loads((PROJECT / "app.json").read_text())
+
+
+def render() -> dict:
+    return yaml.safe_load((PROJECT / "render.yaml").read_text())
+
+
+def render_service() -> dict:
+    [service] = render()["services"]
+    return service
+
+
+def render_variables() -> dict[str, dict]:
+    variables = {variable["key"]: variable for variable in render_service()["envVars"]}
+    assert len(variables) == len(render_service()["envVars"]), "a variable is there twice"
+    return variables
+
+
+def complaints(document: dict, schema: str) -> list[str]:
+    rules = json.loads((PROJECT / "tests" / "schemas" / schema).read_text())
+    Draft202012Validator.check_schema(rules)
+    return [f"{error.json_path}: {error.message}" for error in Draft202012Validator(rules).iter_errors(document)]
+
+
+def requirements(name: str) -> list[Requirement]:
+    lines = (PROJECT / name).read_text().splitlines()
+    return [Requirement(line) for line in lines if line and not line.startswith(("#", "-r"))]
+
+
+# --- every variable, everywhere
+
+
+@pytest.mark.parametrize("variable", list(VARIABLES))
+def test_readme_explains_every_variable(variable):
+    assert f"`{variable}`" in (PROJECT / "README.md").read_text()
+
+
+def test_heroku_offers_exactly_the_variables_of_the_app():
+    assert set(heroku()["env"]) == set(VARIABLES) - GIVEN_BY_THE_PLATFORM
+
+
+def test_render_offers_exactly_the_variables_of_the_app():
+    assert set(render_variables()) == set(VARIABLES) - GIVEN_BY_THE_PLATFORM
+
+
+def test_heroku_explains_every_variable():
+    assert [name for name, variable in heroku()["env"].items() if not variable.get("description")] == []
+
+
+def test_both_platforms_make_the_secrets():
+    assert {name for name, variable in heroku()["env"].items() if variable.get("generator") == "secret"} == SECRETS
+    assert {name for name, variable in render_variables().items() if variable.get("generateValue")} == SECRETS
+
+
+def test_both_platforms_ask_for_the_credentials_and_demand_neither_kind():
+    assert all(heroku()["env"][name].get("required") is False for name in CREDENTIALS)
+    assert not any("value" in heroku()["env"][name] for name in CREDENTIALS)
+    assert all(render_variables()[name].get("sync") is False for name in CREDENTIALS)
+
+
+def test_both_platforms_start_from_the_same_values():
+    ours = {name: variable["value"] for name, variable in heroku()["env"].items() if "value" in variable}
+    theirs = {name: variable["value"] for name, variable in render_variables().items() if "value" in variable}
+    assert ours == theirs
+
+
+# --- the files are what the platforms take
+
+
+def test_app_json_is_valid():
+    assert complaints(heroku(), "heroku-app.json") == []
+
+
+def test_render_yaml_is_valid():
+    assert complaints(render(), "render.json") == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda app: app.update(formations=app.pop("formation")),
+        lambda app: app["env"]["AIDE_API_KEY"].update(generator="random"),
+        lambda app: app["env"]["AIDE_API_KEY"].update(value="123"),
+        lambda app: app["env"]["REFRESH_SECONDS"].update(value=30),
+        lambda app: app["formation"]["web"].update(size="hobby"),
+        lambda app: app.update(name="a name of more than thirty letters"),
+    ],
+    ids=["unknown key", "unknown generator", "generated and given", "number", "former dyno", "long name"],
+)
+def test_a_wrong_app_json_would_be_noticed(change):
+    app = heroku()
+    change(app)
+    assert complaints(app, "heroku-app.json")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda service: service.update(env=service.pop("runtime")),
+        lambda service: service.update(healthCheckTimeout=10),
+        lambda service: service.update(plan="hobby"),
+        lambda service: service["envVars"].append({"key": "NOTHING"}),
+        lambda service: service["envVars"].append({"key": "BOTH", "value": "1", "generateValue": True}),
+    ],
+    ids=["former key", "unknown key", "unknown plan", "no value", "generated and given"],
+)
+def test_a_wrong_render_yaml_would_be_noticed(change):
+    blueprint = render()
+    change(blueprint["services"][0])
+    assert complaints(blueprint, "render.json")
+
+
+def test_render_starts_what_the_procfile_starts():
+    assert render_service()["startCommand"] == procfile_command()
+
+
+def test_render_installs_the_runtime_packages_only():
+    assert render_service()["buildCommand"] == "pip install -r requirements.txt"
+
+
+def test_there_is_one_instance_because_each_would_have_its_own_mirror():
+    assert heroku()["formation"] == {"web": {"quantity": 1, "size": "basic"}}
+    assert render_service()["numInstances"] == 1
+
+
+def test_python_version_suits_the_platforms_and_every_runtime_package():
+    version = (PROJECT / ".python-version").read_text().strip()
+    assert re.fullmatch(r"3\.\d+", version), "both platforms then install the newest patch release"
+    for requirement in requirements("requirements.txt"):
+        wanted = metadata(requirement.name)["Requires-Python"]
+        assert SpecifierSet(wanted).contains(f"{version}.0"), f"{requirement.name} wants Python {wanted}"
+
+
+def test_the_runtime_packages_are_three():
+    assert [requirement.name for requirement in requirements("requirements.txt")] == ["flask", "gunicorn", "requests"]
+
+
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
+def test_every_requirement_is_pinned(name):
+    specifiers = [str(requirement.specifier) for requirement in requirements(name)]
+    assert specifiers
+    assert [specifier for specifier in specifiers if not re.fullmatch(r"==[0-9.]+", specifier)] == []
+
+
+# --- the process
+
+
+def test_a_procfile_runner_can_start_it(sandbox, tmp_path):
+    honcho = f"{Path(sys.executable).parent / 'honcho'} --env /dev/null start"
+    with Bridge(sandbox, tmp_path, command=honcho) as bridge:
+        assert bridge.orders()["orders"] is not None
+        bridge.terminate()
+    assert "Shutting down: Master" in bridge.log()
+
+
+def test_it_runs_as_the_platforms_start_it(start_bridge):
+    # What Heroku's buildpack and Render set for every gunicorn.
+    bridge = start_bridge(GUNICORN_CMD_ARGS="--preload --access-logfile -", FORWARDED_ALLOW_IPS="*", WEB_CONCURRENCY=2)
+    assert bridge.orders()["orders"] is not None
+
+
+def test_it_writes_nothing_beside_its_code(sandbox, tmp_path):
+    code = tmp_path / "code"
+    unneeded = shutil.ignore_patterns(".*", "__pycache__", "tests", "bench", "*.db*")
+    shutil.copytree(PROJECT, code, ignore=unneeded)
+    before = sorted(code.rglob("*"))
+    for folder in [code, *(path for path in before if path.is_dir())]:
+        folder.chmod(0o555)
+    try:
+        with Bridge(sandbox, tmp_path, code=code, PYTHONDONTWRITEBYTECODE=1) as bridge:
+            assert bridge.orders()["orders"] is not None
+            bridge.wait_for_workers(1, without=bridge.kill_worker())
+            assert sorted(code.rglob("*")) == before
+    finally:
+        code.chmod(0o755)
+
+
+def test_sigterm_ends_it_with_status_0(bridge):
+    assert bridge.terminate(seconds=10) == 0
+
+
+def test_a_killed_worker_is_replaced(bridge):
+    killed = bridge.kill_worker()
+    bridge.wait_for_workers(1, without=killed)
+    assert bridge.get("/healthz", key=None).ok
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("WEB_CONCURRENCY", 0), ("WEB_CONCURRENCY", 1000), ("PORT", "https"), ("PORT", 70000)],
+)
+def test_a_wrong_number_is_named_at_the_start(start_bridge, name, value):
+    bridge = start_bridge(wait=False, **{name: value})
+    assert bridge.wait(seconds=20) == 1
+    assert bridge.log().startswith(f"{name} is '{value}': set a whole number")
+    assert "Traceback" not in bridge.log()
+
+
+def test_missing_settings_are_named_at_the_start(start_bridge):
+    bridge = start_bridge(wait=False, AIDE_API_KEY=None, AIFI_ACCESS_TOKEN=None)
+    assert bridge.wait(seconds=20) == 1
+    assert "AIDE_API_KEY" in bridge.log()
+    assert "AIFI_ACCESS_TOKEN" in bridge.log()
+    assert "Traceback" not in bridge.log()
+
+
+# --- the log
+
+
+def test_the_access_log_tells_no_query_and_no_header(bridge):
+    bridge.request(
+        "GET", "/nowhere?token=in-the-query", headers={"Referer": "in-the-referrer", "X-API-Key": "in-a-header"}
+    )
+    bridge.terminate()
+    assert re.search(r"^GET /nowhere 40[14] \d+ bytes \d+ ms$", bridge.log(), re.MULTILINE)
+    assert "in-" not in bridge.log()
+
+
+def test_a_request_cannot_forge_a_line_of_the_access_log(bridge):
+    bridge.get("/x%0aGET%20/forged%20200")
+    bridge.terminate()
+    assert "GET /x%0AGET%20/forged%20200 40" in bridge.log()
+
+
+def test_a_malformed_request_does_not_bring_its_query_into_the_log(bridge):
+    with socket.create_connection(("127.0.0.1", bridge.port), timeout=10) as connection:
+        connection.sendall(b"POST /webhooks/aifi?token=in-the-query\r\n\r\n")
+        assert connection.recv(100).startswith(b"HTTP/1.1 400 ")
+    bridge.terminate()
+    assert "Invalid request" in bridge.log()
+    assert "in-the-query" not in bridge.log()
+
+
+def test_good_health_checks_stay_out_of_the_log(bridge):
+    assert bridge.get("/healthz", key=None).ok
+    bridge.terminate()
+    assert "/healthz" not in bridge.log()
+
+
+# --- behind the platforms' router
+
+
+@pytest.mark.parametrize("trusted", [None, "*"], ids=["by itself", "as the platforms set it"])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"SCRIPT_NAME": "/elsewhere"},
+        {"PATH_INFO": "/elsewhere"},
+        {"X-Forwarded-Proto": "https", "X-Forwarded-Ssl": "off"},
+        {"X-Forwarded-Prefix": "/elsewhere"},
+    ],
+    ids=lambda headers: next(reversed(headers)),
+)
+def test_a_header_cannot_lead_a_request_astray(start_bridge, trusted, headers):
+    bridge = start_bridge(FORWARDED_ALLOW_IPS=trusted)
+    assert bridge.request("GET", "/healthz", headers=headers).status_code == 200

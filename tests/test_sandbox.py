@@ -1,0 +1,617 @@
+"""The sandbox does what is known of AiFi, and can fail in the ways that AiFi may."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta, timezone
+from decimal import Decimal
+from email.utils import parsedate_to_datetime
+from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+import requests
+
+from tests.harness import PROJECT, free_port, wait_until
+from tests.sandbox import Sandbox
+
+TIMEOUT_SECONDS = 5
+BERLIN = timezone(timedelta(hours=1))
+
+
+def get(sandbox, path, token="sandbox-token", timeout=TIMEOUT_SECONDS, **params):
+    """Ask the sandbox as the bridge does, on a connection of its own."""
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    return requests.get(sandbox.base_url + path, params=params, headers=headers, timeout=timeout)
+
+
+def ids(sandbox, **params):
+    answer = get(sandbox, "/orders", **params)
+    assert answer.status_code == 200, answer.text
+    return [order["id"] for order in answer.json()["data"]]
+
+
+def fetch_token(sandbox, **form):
+    form = {
+        "grant_type": "client_credentials",
+        "client_id": "sandbox-client",
+        "client_secret": "sandbox-secret",
+        **form,
+    }
+    return requests.post(sandbox.token_url, data=form, timeout=TIMEOUT_SECONDS)
+
+
+@pytest.fixture(scope="module")
+def shop():
+    """Serve 500 orders to tests that change nothing."""
+    with Sandbox(rate_limit=None) as sandbox:
+        sandbox.seed_orders(500, days=5, settled=False)
+        yield sandbox
+
+
+@pytest.fixture
+def receiver():
+    """Run a webhook receiver; it keeps (headers, JSON) in `received` and answers `reply`."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            self.server.received.append((dict(self.headers), json.loads(body)))
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps(self.server.reply).encode())
+
+        def log_message(self, *_):
+            """Stay silent."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.received, server.reply = [], {}
+        server.url = f"http://127.0.0.1:{server.server_port}/hook"
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+# --- lists
+
+
+@pytest.mark.parametrize(
+    ("order_by", "key"),
+    [
+        ("id", lambda order: order["id"]),
+        ("storeId", lambda order: (order["storeId"], order["id"])),
+        ("totalPrice", lambda order: (Decimal(order["totalPrice"]), order["id"])),
+        ("draftCreatedAt", lambda order: (order["draftCreatedAt"], order["id"])),
+    ],
+)
+@pytest.mark.parametrize("direction", ["asc", "desc"])
+def test_pages_hold_every_order_once_and_in_order(shop, order_by, key, direction):
+    seen = []
+    for page in range(100):
+        rows = get(shop, "/orders", orderBy=order_by, direction=direction, page=page, pageSize=120).json()["data"]
+        if not rows:
+            break
+        seen += rows
+    assert len({order["id"] for order in seen}) == len(seen) == 500
+    assert seen == sorted(seen, key=key, reverse=direction == "desc")
+
+
+def test_defaults_are_the_first_50_by_id(shop):
+    assert ids(shop) == shop.order_ids()[:50] == ids(shop, page=0, pageSize=50, orderBy="id", direction="asc")
+
+
+def test_a_page_holds_at_most_200(shop):
+    assert len(ids(shop, pageSize=1000)) == 200
+
+
+@pytest.mark.parametrize(
+    ("params", "passes"),
+    [
+        ({"status": "paid"}, lambda order: order["status"] == "paid"),
+        ({"status": ["draft", "paymentProcessing"]}, lambda order: order["status"] in ("draft", "paymentProcessing")),
+        ({"storeId": 2}, lambda order: order["storeId"] == 2),
+        ({"customerId": 42}, lambda order: str(order["customerId"]) == "42"),
+        (
+            {"externalId": ["R-0001001", "R-0001002", "R-0001003"]},
+            lambda order: order["externalId"] in ("R-0001001", "R-0001002", "R-0001003"),
+        ),
+        ({"status": "draft", "storeId": 1}, lambda order: (order["status"], order["storeId"]) == ("draft", 1)),
+    ],
+)
+def test_exact_filters_let_through_what_fits_and_nothing_else(shop, params, passes):
+    expected = [order_id for order_id in shop.order_ids() if passes(shop.order(order_id))]
+    assert expected
+    assert ids(shop, **params, pageSize=200) == expected[:200]
+
+
+@pytest.mark.parametrize("field", ["draftCreatedAt", "createdAt", "updatedAt"])
+def test_time_filters_include_both_ends(shop, field):
+    low, high = sorted(shop.order(order_id)[field] for order_id in shop.order_ids()[200:202])
+    expected = [order_id for order_id in shop.order_ids() if low <= shop.order(order_id)[field] <= high]
+    name = field[0].upper() + field[1:]
+    assert len(expected) >= 2
+    assert ids(shop, **{f"min{name}": low, f"max{name}": high}) == expected
+
+
+def test_time_filters_understand_offsets(shop):
+    order = shop.order(1100)
+    berlin = datetime.fromisoformat(order["draftCreatedAt"].replace("Z", "+00:00")).astimezone(BERLIN)
+    assert 1100 in ids(shop, minDraftCreatedAt=berlin.isoformat(), maxDraftCreatedAt=berlin.isoformat())
+
+
+def test_the_role_filter_goes_by_the_shopper(shop):
+    employees = {customer.id for customer in shop.customers.values() if customer.role == "employee"}
+    found = get(shop, "/orders", customerRole="employee", pageSize=200).json()["data"]
+    assert found
+    assert {int(order["customerId"]) for order in found} <= employees
+
+
+def test_a_session_leads_to_its_order(shop):
+    assert ids(shop, sessionId=[shop.session_of(1007), shop.session_of(1003)]) == [1003, 1007]
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"page": -1},
+        {"page": "one"},
+        {"pageSize": 0},
+        {"pageSize": "1" * 5000},
+        {"storeId": "x"},
+        {"status": "lost"},
+        {"orderBy": "updatedAt"},
+        {"direction": "up"},
+        {"minDraftCreatedAt": "yesterday"},
+        {"customerRole": "king"},
+        {"includeProducts": "perhaps"},
+    ],
+)
+def test_malformed_parameters_are_refused_in_aifis_words(shop, params):
+    answer = get(shop, "/orders", **params)
+    error = answer.json()
+    assert answer.status_code == 400
+    assert error["type"].startswith("E_")
+    assert [detail["field"] for detail in error["errors"]] == list(params)
+
+
+def test_lists_carry_products_only_when_asked_and_never_the_session(shop):
+    bare = get(shop, "/orders").json()["data"][0]
+    full = get(shop, "/orders", includeProducts="true").json()["data"][0]
+    assert set(full) - set(bare) == {"lineItems"}
+    assert "session" not in full
+    assert "taxRates" not in full["lineItems"][0]
+
+
+# --- settings
+
+
+def test_an_aifi_without_update_filter_ignores_or_refuses_it(shop):
+    try:
+        shop.updated_filter = "ignored"
+        assert len(ids(shop, minUpdatedAt="2099-01-01T00:00:00Z")) == 50
+        shop.updated_filter = "refused"
+        assert get(shop, "/orders", minUpdatedAt="2099-01-01T00:00:00Z").status_code == 400
+    finally:
+        shop.updated_filter = "honoured"
+    assert ids(shop, minUpdatedAt="2099-01-01T00:00:00Z") == []
+
+
+@pytest.mark.parametrize(
+    ("page_zero", "status", "count"), [("as_one", 200, 2), ("empty", 200, 0), ("refused", 400, None)]
+)
+def test_pages_can_count_from_one(page_zero, status, count):
+    with Sandbox(first_page=1, page_zero=page_zero) as sandbox:
+        sandbox.seed_orders(3)
+        assert ids(sandbox, pageSize=2) == ids(sandbox, pageSize=2, page=1) == [1001, 1002]
+        assert ids(sandbox, pageSize=2, page=2) == [1003]
+        answer = get(sandbox, "/orders", pageSize=2, page=0)
+        assert answer.status_code == status
+        assert count is None or len(answer.json()["data"]) == count
+
+
+def test_an_older_deployment_shows_no_update_time_and_flat_products():
+    with Sandbox(updated_at_shown=False, line_items_as="products") as sandbox:
+        order_id = sandbox.checkout(lines=[("Cappuccino", 2)])
+        (listed,) = get(sandbox, "/orders", includeProducts="true").json()["data"]
+        detail = get(sandbox, f"/orders/{order_id}").json()
+    assert "updatedAt" not in listed | detail
+    assert {key: listed["products"][0][key] for key in ("name", "price", "quantity")} == {
+        "name": "Cappuccino",
+        "price": "2.90",
+        "quantity": 2,
+    }
+    assert detail["products"][0]["taxRates"][0]["rate"] == "0.19"
+
+
+def test_lists_may_lag_behind_details():
+    with Sandbox(list_lag_seconds=0.3) as sandbox:
+        order_id = sandbox.checkout()
+        assert get(sandbox, f"/orders/{order_id}").status_code == 200
+        assert ids(sandbox) == []
+        wait_until(lambda: ids(sandbox) == [order_id], seconds=5)
+
+
+def test_all_its_times_follow_its_clock():
+    with Sandbox(clock_offset_seconds=600) as sandbox:
+        order = sandbox.order(sandbox.checkout())
+        date = parsedate_to_datetime(get(sandbox, "/orders").headers["Date"])
+    for shown in (date, datetime.fromisoformat(order["updatedAt"].replace("Z", "+00:00"))):
+        assert 595 < (shown - datetime.now(timezone.utc)).total_seconds() <= 600
+
+
+# --- orders and customers
+
+
+def test_prices_add_up_and_are_text(shop):
+    for order in get(shop, "/orders", pageSize=200, includeProducts="true", status="paid").json()["data"]:
+        lines = sum(Decimal(line["productSnapshot"]["price"]) * line["quantity"] for line in order["lineItems"])
+        assert Decimal(order["totalPrice"]) == Decimal(order["subtotalPrice"]) + Decimal(order["totalTax"]) == lines
+
+
+def test_seeded_orders_rise_with_their_drafts_and_settle_within_the_hour_or_as_disputes():
+    sandbox = Sandbox()
+    orders = [sandbox.order(order_id) for order_id in sandbox.seed_orders(2000)]
+    drafts = [order["draftCreatedAt"] for order in orders]
+    disputed = [order for order in orders if order["version"] == 2]
+    assert drafts == sorted(drafts)
+    assert {order["status"] for order in orders} == {"paid", "unpaid", "contested", "reviewed"}
+    assert 10 < len(disputed) < 100
+    assert {order["status"] for order in disputed} == {"contested", "reviewed"}
+    for order in orders:
+        drafted, completed = map(datetime.fromisoformat, (order["draftCreatedAt"][:-1], order["completedAt"][:-1]))
+        assert 0 <= (completed - drafted).total_seconds() <= 3600
+
+
+def test_details_add_taxes_and_the_session(shop):
+    order = get(shop, "/orders/1001").json()
+    assert order["session"]["sessionId"] == order["sessionId"]
+    assert order["session"]["customerFirstEnteredAt"] < order["session"]["customerLastExitedAt"]
+    assert {"name", "rate", "amount"} == set(order["lineItems"][0]["taxRates"][0])
+    assert order == shop.order(1001)
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [("/orders/1", 404), ("/orders/x", 400), ("/orders/" + "9" * 5000, 400), ("/customers/1", 404), ("/nothing", 404)],
+)
+def test_what_is_not_there_is_answered_in_json(shop, path, status):
+    answer = get(shop, path)
+    assert answer.status_code == status
+    assert answer.json()["type"].startswith("E_")
+
+
+def test_customers_are_listed_and_looked_up_and_some_are_anonymous(shop):
+    rows = get(shop, "/customers", pageSize=200).json()["data"]
+    assert [row["id"] for row in rows] == sorted(shop.customers)
+    assert get(shop, f"/customers/{rows[0]['id']}").json() == rows[0]
+    assert {row["firstName"] is None for row in rows} == {True, False}
+    assert get(shop, "/customers", pageSize=200, page=1).json()["data"] == []
+
+
+def test_an_order_lives_from_draft_to_review():
+    sandbox = Sandbox()
+    order_id = sandbox.checkout(store=2, customer=42, lines=[("Cappuccino", 2), ("Pretzel", 1)])
+    steps = [
+        sandbox.order(order_id),
+        sandbox.complete(order_id),
+        sandbox.pay(order_id),
+        sandbox.contest(order_id),
+        sandbox.review(order_id),
+    ]
+    assert [order["status"] for order in steps] == ["draft", "paymentProcessing", "paid", "contested", "reviewed"]
+    assert [order["version"] for order in steps] == [1, 1, 1, 2, 2]
+    assert [order["totalPrice"] for order in steps] == ["6.75"] * 4 + ["5.80"]
+    assert [line["status"] for line in steps[-1]["lineItems"]] == ["ORIGINAL", "REMOVED"]
+    assert steps[-1]["transaction"]["refunded"] is True
+
+
+@pytest.mark.parametrize(
+    ("change", "shown"),
+    [
+        (lambda sandbox, order_id, at: sandbox.fail_payment(order_id, at=at), {"status": "unpaid"}),
+        (lambda sandbox, order_id, at: sandbox.correct_price(order_id, "3.21", at=at), {"totalPrice": "3.21"}),
+        (lambda sandbox, order_id, at: sandbox.set_external_id(order_id, "X-1", at=at), {"externalId": "X-1"}),
+        (lambda sandbox, order_id, at: sandbox.touch(order_id, at=at), {}),
+    ],
+)
+def test_every_change_moves_the_update_time(change, shown):
+    sandbox = Sandbox()
+    order = change(sandbox, sandbox.checkout(), "2031-02-03T04:05:06.789Z")
+    assert order["updatedAt"] == "2031-02-03T04:05:06.789Z"
+    assert order.items() >= shown.items()
+
+
+# --- tokens and the rate limit
+
+
+@pytest.mark.parametrize("token", [None, "wrong"])
+def test_without_a_good_token_there_is_no_answer(shop, token):
+    answer = get(shop, "/orders", token=token)
+    assert answer.status_code == 401
+    assert answer.json()["type"] == "E_UNAUTHORIZED_ACCESS"
+
+
+def test_client_credentials_buy_a_token_that_expires():
+    with Sandbox(token_seconds=0.3) as sandbox:
+        token = fetch_token(sandbox).json()["access_token"]
+        assert get(sandbox, "/orders", token=token).status_code == 200
+        wait_until(lambda: get(sandbox, "/orders", token=token).status_code == 401, seconds=5)
+        assert sandbox.tokens_issued == 1
+
+
+def test_the_token_endpoint_refuses_wrong_secrets_grants_and_scopes():
+    with Sandbox(required_scope="orders") as sandbox:
+        assert fetch_token(sandbox, client_secret="wrong").status_code == 401
+        assert fetch_token(sandbox, grant_type="password").status_code == 400
+        assert fetch_token(sandbox).status_code == 400
+        assert fetch_token(sandbox, scope="orders").status_code == 200
+
+
+def test_tokens_are_revoked_and_restored():
+    with Sandbox() as sandbox:
+        token = fetch_token(sandbox).json()["access_token"]
+        sandbox.revoke_tokens()
+        assert get(sandbox, "/orders", token=token).status_code == 401
+        assert get(sandbox, "/orders").status_code == 200
+        sandbox.revoke_tokens(static=True)
+        assert get(sandbox, "/orders").status_code == 401
+        sandbox.restore_tokens()
+        assert get(sandbox, "/orders", token=token).status_code == 200
+
+
+def test_more_requests_than_a_second_may_hold_are_refused():
+    with Sandbox(rate_limit=5) as sandbox:
+        with ThreadPoolExecutor(6) as pool:
+            answers = list(pool.map(lambda _: get(sandbox, "/orders"), range(30)))
+        passed = sorted(request.at for request in sandbox.requests if request.status == 200)
+        refused = [answer.json()["type"] for answer in answers if answer.status_code == 503]
+        assert refused
+        assert len(refused) == len(sandbox.refused_by_rate) == 30 - len(passed)
+        assert all(later - earlier > 0.9 for earlier, later in zip(passed, passed[5:], strict=False))
+        wait_until(lambda: get(sandbox, "/orders").status_code == 200, seconds=5)
+
+
+def test_requests_are_written_down(shop):
+    shop.forget_requests()
+    get(shop, "/orders", status=["paid", "draft"])
+    fetch_token(shop)
+    listed, token = shop.requests
+    assert (listed.method, listed.path, listed.args, listed.status) == (
+        "GET",
+        "/orders",
+        {"status": ["paid", "draft"]},
+        200,
+    )
+    assert token.path.endswith("/token")
+
+
+# --- faults
+
+
+@pytest.fixture
+def faulty():
+    with Sandbox(rate_limit=None) as sandbox:
+        sandbox.seed_orders(9)
+        yield sandbox
+
+
+def test_a_fault_strikes_as_often_as_told_and_only_its_path(faulty):
+    faulty.inject("status", times=2, path="/orders", code=429, retry_after=7)
+    statuses = [get(faulty, path).status_code for path in ("/customers", "/orders", "/orders/1001", "/orders")]
+    assert statuses == [200, 429, 429, 200]
+
+
+def test_a_status_fault_can_ask_to_wait_and_lasts_until_healed(faulty):
+    faulty.inject("status", times=None, retry_after=7)
+    assert [get(faulty, "/orders").headers["Retry-After"] for _ in range(3)] == ["7"] * 3
+    faulty.heal()
+    assert get(faulty, "/orders").status_code == 200
+
+
+def test_a_reset_breaks_the_connection(faulty):
+    faulty.inject("reset")
+    with pytest.raises(requests.ConnectionError, match="reset by peer"):
+        get(faulty, "/orders")
+    assert get(faulty, "/orders").status_code == 200
+    assert [request.status for request in faulty.requests] == [None, 200]
+
+
+def test_a_hanging_answer_comes_late(faulty):
+    faulty.inject("hang", seconds=0.4)
+    with pytest.raises(requests.ReadTimeout):
+        get(faulty, "/orders", timeout=0.1)
+
+
+def test_stopping_ends_a_hanging_request_at_once(faulty):
+    faulty.inject("hang")
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(get, faulty, "/orders", timeout=30)
+        wait_until(lambda: faulty.requests, what="the request")
+        faulty.stop()
+        with pytest.raises(requests.ConnectionError):
+            answer.result(5)
+
+
+def test_a_trickling_answer_takes_its_time_but_is_whole(faulty):
+    faulty.inject("trickle", interval=0.002)
+    started = time.monotonic()
+    answer = get(faulty, "/orders", pageSize=1)
+    assert time.monotonic() - started > 0.002 * len(answer.content) / 2
+    assert len(answer.json()["data"]) == 1
+
+
+def test_an_answer_can_be_html_or_cut_or_lack_its_data(faulty):
+    for kind in ("html", "truncated", "no_data"):
+        faulty.inject(kind)
+    html, cut, bare = (get(faulty, "/orders") for _ in range(3))
+    assert [answer.status_code for answer in (html, cut, bare)] == [200, 200, 200]
+    assert html.text.startswith("<!doctype html>")
+    assert cut.headers["Content-Type"] == "application/json"
+    with pytest.raises(ValueError, match=r"Unterminated|Expecting"):
+        cut.json()
+    assert "data" not in bare.json()
+
+
+def test_one_order_in_the_middle_can_be_damaged(faulty):
+    faulty.inject("damaged_order", times=2)
+    rows = get(faulty, "/orders").json()["data"]
+    assert ["id" in order for order in rows] == [True] * 4 + [False] + [True] * 4
+    assert "id" not in get(faulty, "/orders/1001").json()
+
+
+def test_an_answer_can_be_huge(faulty):
+    faulty.inject("huge", size=3_000_000)
+    answer = get(faulty, "/orders")
+    assert len(answer.content) == 3_000_000
+    assert answer.json()["data"] == []
+
+
+# --- serving
+
+
+def test_a_stopped_sandbox_refuses_and_comes_back_at_the_same_address(faulty):
+    with requests.Session() as session:
+        headers = {"Authorization": "Bearer sandbox-token"}
+        session.get(faulty.base_url + "/orders", headers=headers, timeout=TIMEOUT_SECONDS)
+        address = faulty.base_url
+        faulty.stop()
+        with pytest.raises(requests.ConnectionError):
+            session.get(address + "/orders", headers=headers, timeout=TIMEOUT_SECONDS)
+        faulty.start()
+        assert faulty.base_url == address
+        assert session.get(address + "/orders", headers=headers, timeout=TIMEOUT_SECONDS).ok
+
+
+def test_connections_are_kept_alive(faulty):
+    with contextlib.closing(HTTPConnection("127.0.0.1", faulty.port, timeout=TIMEOUT_SECONDS)) as connection:
+        connection.connect()
+        connection.auto_open = False
+        for _ in range(3):
+            connection.request("GET", "/api/admin/v2/orders", headers={"Authorization": "Bearer sandbox-token"})
+            assert len(json.load(connection.getresponse())["data"]) == 9
+
+
+def test_stopping_closes_idle_connections(faulty):
+    with contextlib.closing(HTTPConnection("127.0.0.1", faulty.port, timeout=TIMEOUT_SECONDS)) as connection:
+        connection.request("GET", "/api/admin/v2/orders")
+        connection.getresponse().read()
+        faulty.stop()
+        assert connection.sock.recv(1) == b""
+
+
+def test_the_command_serves_until_it_is_told_to_stop():
+    port = free_port()
+    command = [sys.executable, "-m", "tests.sandbox", "--port", str(port), "--orders", "7", "--live"]
+    with subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, text=True) as process:
+        line = process.stdout.readline()
+        url = f"http://127.0.0.1:{port}/api/admin/v2"
+        count = len(
+            requests.get(f"{url}/orders", headers={"Authorization": "Bearer sandbox-token"}, timeout=5).json()["data"]
+        )
+        os.kill(process.pid, signal.SIGTERM)
+        assert process.wait(10) == 0
+    assert url in line
+    assert count >= 7
+
+
+# --- webhooks
+
+
+def test_a_webhook_tells_the_orders_state():
+    sandbox = Sandbox()
+    order_id = sandbox.checkout(customer=42, lines=[("Pretzel", 3)])
+    bodies = [sandbox.webhook(order_id)]
+    for change in (sandbox.complete, sandbox.pay, sandbox.contest, sandbox.review):
+        change(order_id)
+        bodies.append(sandbox.webhook(order_id))
+    states = [(body["status"], body["payment"]["status"]) for body in bodies]
+    assert states == [
+        ("draft", "processing"),
+        ("completed", "processing"),
+        ("completed", "success"),
+        ("completed", "success"),
+        ("reviewed", "success"),
+    ]
+    assert bodies[0]["cart"][0]["productSnapshot"]["name"] == "Pretzel"
+    assert bodies[0]["totalPrice"] == "2.85"
+    assert bodies[0]["customer"]["id"] == bodies[0]["session"]["customerId"] == 42
+    assert bodies[4]["timeOfOrigin"] == bodies[0]["timeOfOrigin"] <= bodies[0]["timeOfIssue"]
+
+
+def test_a_webhook_can_lack_the_orders_id_and_put_its_session_on_top():
+    sandbox = Sandbox()
+    order_id = sandbox.checkout()
+    body = sandbox.webhook(order_id, with_order_id=False, session_at="top", time_of_issue="2031-01-01T00:00:00Z")
+    assert "orderId" not in body
+    assert "session" not in body
+    assert body["sessionId"] == sandbox.session_of(order_id)
+    assert {"customerFirstEnteredAt", "customerLastExitedAt"} <= set(body)
+    assert body["timeOfIssue"] == "2031-01-01T00:00:00.000Z"
+
+
+def test_a_customer_webhook_follows_the_customer():
+    sandbox = Sandbox()
+    sandbox.change_customer(42, first_name="Zoë", phone="+1")
+    body = sandbox.customer_webhook(42)
+    assert body["customer"]["id"] == 42
+    assert body["customerPersonalInfo"].items() >= {"firstName": "Zoë", "phone": "+1", "phoneNumber": "+1"}.items()
+
+
+def test_a_push_carries_the_secret_and_heeds_the_retailers_answer(receiver):
+    sandbox = Sandbox(webhook_url=receiver.url, webhook_secret="s3cret")
+    order_id = sandbox.checkout()
+    sandbox.complete(order_id)
+    receiver.reply = {"paymentStatus": "success", "paymentTransactionIds": ["tx"], "externalId": "erp-1"}
+    assert sandbox.push(sandbox.webhook(order_id)).status_code == 200
+    ((headers, body),) = receiver.received
+    assert headers["Authorization"] == "Bearer s3cret"
+    assert body["orderId"] == order_id
+    assert sandbox.order(order_id).items() >= {"status": "paid", "externalId": "erp-1"}.items()
+
+
+def test_with_pushes_on_aifi_announces_drafts_completions_and_reviews(receiver):
+    sandbox = Sandbox(webhook_url=receiver.url)
+    sandbox.pushes = True
+    order_id = sandbox.checkout()
+    for change in (sandbox.complete, sandbox.pay, sandbox.contest, sandbox.review):
+        change(order_id)
+    assert [body["status"] for _, body in receiver.received] == ["draft", "completed", "reviewed"]
+    assert [delivery.status for delivery in sandbox.deliveries] == [200, 200, 200]
+
+
+def test_a_receiver_that_is_down_does_not_stop_aifi():
+    sandbox = Sandbox(webhook_url=f"http://127.0.0.1:{free_port()}/")
+    sandbox.pushes = True
+    order_id = sandbox.checkout()
+    assert sandbox.order(order_id)["status"] == "draft"
+    assert "refused" in sandbox.deliveries[0].error
+
+
+def test_life_goes_on_by_itself(receiver):
+    with Sandbox(webhook_url=receiver.url) as sandbox:
+        sandbox.pushes = True
+        sandbox.seed_orders(50, settled=False)
+        sandbox.live(every_seconds=0.01)
+        wait_until(lambda: {"draft", "completed", "reviewed"} <= {body["status"] for _, body in receiver.received})
+        wait_until(lambda: len(sandbox.order_ids()) > 60)
+
+
+def test_anyone_at_the_keyboard_can_let_a_shopper_check_out(faulty):
+    answer = requests.post(f"{faulty.root_url}/sandbox/checkouts", timeout=TIMEOUT_SECONDS)
+    assert answer.status_code == 201
+    assert ids(faulty)[-1] == answer.json()["orderId"]
+
+
+def test_the_same_seed_makes_the_same_data():
+    first, second = Sandbox(seed=3), Sandbox(seed=3)
+    assert first.customers == second.customers
+    carts = [[sandbox.order(sandbox.checkout())["lineItems"] for _ in range(20)] for sandbox in (first, second)]
+    assert carts[0] == carts[1]
