@@ -28,15 +28,34 @@ from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError
 from urllib3.util.retry import Retry
 
-from store import DAY, DETAIL, HISTORY, HOUR, LIST, WEBHOOK, Marks, Order, Page, Snapshot, Store, StoreError, shift
+from store import (
+    DAY,
+    DETAIL,
+    HISTORY,
+    HOUR,
+    LIST,
+    REREAD,
+    WEBHOOK,
+    FileLost,
+    Marks,
+    Order,
+    Page,
+    Snapshot,
+    Store,
+    StoreError,
+    merge,
+    shift,
+    utc_seconds,
+)
 
 log = logging.getLogger("bridge.aifi")
 
 CONNECT_SECONDS, READ_SECONDS, BODY_SECONDS = 3, 15, 30
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 RETRIES, BACKOFF_SECONDS, BACKOFF_MAX_SECONDS = 4, 0.25, 10
-REQUEST_INTERVAL = 1 / 19  # [G] allows 20 a second; a little less, as the network bunches what was sent evenly
-SLOT_WAIT_SECONDS = 10
+REQUEST_INTERVAL = 1 / 16  # [G] allows 20 a second; less, as a loaded machine bunches what was to be sent evenly
+BACKFILL_INTERVAL = 1 / 19
+SLOT_WAIT_SECONDS, SLOT_LATE_SECONDS, SLOT_TRIES = 10, 0.02, 3
 PAGE_SIZE = 200  # [G] the most
 SURELY_LAST = 50  # a page shorter than [R] AiFi's default size is no page that was capped, so the list ends with it
 OVERLAP_SECONDS = 300  # for clocks that differ and orders that AiFi shows late
@@ -44,10 +63,10 @@ CONTESTED_PAGES = 5
 LOOKUPS_PER_REFRESH = 20
 READ_AHEAD = 8
 REREAD_SECONDS, REREAD_DAYS = HOUR, 3
-LEASE_SECONDS, LEASE_RENEWALS = 30, 60
+LEASE_SECONDS, LEASE_RENEWALS = 30, 18
 PAUSE_MAX_SECONDS = 10
 CUSTOMER_SECONDS = HOUR
-MAX_FLIGHTS, FLIGHT_SECONDS = 32, 600
+MAX_FLIGHTS, FLIGHT_SECONDS = 32, 180
 MAX_ORDER_BYTES = 64 * 1024
 ISO_TIME = r"([12]\d{3}-\d\d-\d\d)[T ](\d\d:\d\d:\d\d)(?:[.,](\d{1,9}))?\s*(Z|[+-](?:[01]\d|2[0-3]):?[0-5]\d)?"
 MAX_TEXT = 500
@@ -119,12 +138,13 @@ class Token:
 
     def _fetch(self, send: Callable[..., tuple[int, bytes]]) -> tuple[str, float]:
         status, body = send("POST", self._url, data=self._form)
-        if status in (400, 401, 403):
-            raise AifiRefused(f"AiFi's token server refuses the client's credentials ({status})", 401)
-        answer = _parse_json(status, body)
+        if 400 <= status < 500 and status != 429:
+            names = "AIFI_CLIENT_ID, AIFI_CLIENT_SECRET or AIFI_TOKEN_URL"
+            raise AifiRefused(f"AiFi's token server refuses {names} ({status})", 401)
+        answer = _object(_parse_json(status, body))
         token, life_seconds = answer.get("access_token"), _number(answer.get("expires_in"))
-        if not isinstance(token, str) or not token:
-            raise AifiUnavailable("AiFi's token server gave no access_token")
+        if not isinstance(token, str) or not fits_header(token):
+            raise AifiUnavailable("AiFi's token server gave no usable access_token")
         return token, life_seconds or 60.0
 
 
@@ -149,6 +169,7 @@ class Client:
             self._filters["storeId"] = store_ids[0]
         if roles:
             self._filters["customerRole"] = list(roles)
+        self.request_interval = REQUEST_INTERVAL
         self._wait_for_slot = wait_for_slot
         self.clock_ahead_seconds: float | None = None  # AiFi's clock less ours, by its last answer's Date
         self._first_page: int | None = None
@@ -261,14 +282,19 @@ class Client:
         return orders
 
     def _pace(self) -> None:
-        seconds = self._wait_for_slot(REQUEST_INTERVAL)
-        if seconds > SLOT_WAIT_SECONDS:
-            raise AifiUnavailable("too many requests to AiFi are waiting")
-        time.sleep(seconds)
+        """Wait for a slot; who wakes up late takes another, as late requests would come in a bunch."""
+        for _ in range(SLOT_TRIES):
+            asked_at, seconds = time.monotonic(), self._wait_for_slot(self.request_interval)
+            if seconds > SLOT_WAIT_SECONDS:
+                raise AifiUnavailable("too many requests to AiFi are waiting")
+            time.sleep(seconds)
+            if time.monotonic() - asked_at - seconds < SLOT_LATE_SECONDS:
+                return
 
     def _send(self, method: str, url: str, **options: Any) -> tuple[int, bytes]:
         """Send one request, again where urllib3's Retry says so; return status and body."""
         self._pace()
+        options.setdefault("auth", lambda request: request)  # or `requests` looks for a password in ~/.netrc
         try:
             with self._session.request(
                 method, url, timeout=(CONNECT_SECONDS, READ_SECONDS), stream=True, allow_redirects=False, **options
@@ -282,7 +308,7 @@ class Client:
 
 
 class _Bearer(requests.auth.AuthBase):
-    """Sets the token on each request, and so keeps `requests` from looking for one in ~/.netrc."""
+    """Sets the token on each request."""
 
     def __init__(self, token: str):
         self._token = token
@@ -315,6 +341,11 @@ class _PacedRetry(Retry):
     def sleep(self, response: Any = None) -> None:
         super().sleep(response)
         self.before_attempt()
+
+
+def fits_header(text: str) -> bool:
+    """Return whether a token or key can be sent in a header as it is."""
+    return re.fullmatch(r"[!-~]+", text) is not None
 
 
 def read_body(response: requests.Response, seconds: float, limit: int) -> bytes:
@@ -452,7 +483,7 @@ def read_customer(data: Any, personal: Any = None) -> dict[str, Any]:
         "id": customer_id,
         "first_name": _text(personal.get("firstName")),
         "last_name": _text(personal.get("lastName")),
-        "email": _text(personal.get("email")),
+        "email": email if "@" in (email := _text(personal.get("email")) or "") else None,
         "phone": _text(personal.get("phone")) or _text(personal.get("phoneNumber")),
         "external_id": _text(customer.get("externalId")),
         "role": _text(customer.get("role")),
@@ -626,7 +657,8 @@ def _text(value: Any) -> str | None:
         return str(value) if abs(value) < 10**18 else None
     if not isinstance(value, str) or not value.strip():
         return None
-    return value.strip()[:MAX_TEXT].encode("utf-8", "replace").decode()
+    text = value.strip()[:MAX_TEXT]
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def _is_integer(value: Any) -> bool:
@@ -755,6 +787,13 @@ class Mirror:
         self._store = store
         self._settings = settings
         self._flights = Flights()
+        self._leases: dict[str, str] = {}  # name and holder of what this process holds
+
+    def close(self) -> None:
+        """Give back what a refresh under way holds, so that the next process need not wait until it expires."""
+        for name, holder in list(self._leases.items()):
+            with contextlib.suppress(StoreError):  # then it expires
+                self._store.drop_lease(name, holder)
 
     # --- what Aide asks, and AiFi pushes ---
 
@@ -765,11 +804,12 @@ class Mirror:
         :raises StoreError: the mirror cannot be read
         """
         deadline = self._deadline()
-        trouble = self._freshen(deadline) if after is None else None
+        begins = after is None or self._store.marks().horizon is None  # the file may have been lost within a walk
+        trouble = self._freshen(deadline) if begins else None
         while True:
             page = self._store.serve_page(limit, after, may_be_short=trouble is not None)
             if page is None:
-                trouble = self._await("history", self.deepen, deadline)
+                _, trouble = self._await("history", self.deepen, deadline)
             elif page.summaries or (page.ended and not (trouble and after is None)):
                 return page
             else:
@@ -784,8 +824,10 @@ class Mirror:
         if row and row.detailed and not row.open:
             return row
         known_id, session_only = (row.id, row.is_session_only) if row else (order_id, not is_aifi_id(order_id))
-        trouble = self._await(("order", known_id), lambda: self._look_up(known_id, session_only), self._deadline())
-        found = self._store.get_order(order_id) or row
+        work = functools.partial(self._look_up, known_id, session_only)
+        found, trouble = self._await(("order", known_id), work, self._deadline())
+        if found is None:
+            found = self._store.get_order(order_id) or row
         if found is None and trouble:
             raise AifiUnavailable(str(trouble))
         return found
@@ -801,7 +843,7 @@ class Mirror:
         trouble = None
         if is_aifi_id(customer_id):
             work = functools.partial(self._look_up_customer, customer_id)
-            trouble = self._await(("customer", customer_id), work, self._deadline())
+            _, trouble = self._await(("customer", customer_id), work, self._deadline())
             known = self._store.get_customer(customer_id)
         if known:
             return known[0]
@@ -834,7 +876,10 @@ class Mirror:
 
     def try_refresh(self) -> Exception | None:
         """Freshen the mirror within the waiting bound, as a poll does; return what kept it from being fresh."""
-        return self._freshen(self._deadline())
+        try:
+            return self._freshen(self._deadline())
+        except StoreError as error:
+            return error
 
     def refresh(self) -> None:
         """Read from AiFi what is new and changed, unless the mirror is fresh; one at a time over all processes.
@@ -845,7 +890,7 @@ class Mirror:
         asked_at, holder, give_up = self._store.now(), uuid.uuid4().hex, time.monotonic() + 2 * LEASE_SECONDS
         while not self._is_fresh(marks := self._store.marks(), asked_at):
             self._raise_while_pausing(marks)
-            with self._lease("refresh", holder) as mine:
+            with self._lease("refresh", holder) as mine, contextlib.suppress(FileLost):  # then once more
                 if mine and not self._is_fresh(marks := self._store.marks(), asked_at):
                     self._try_refresh(marks)
                     return
@@ -860,14 +905,16 @@ class Mirror:
         """
         marks = self._store.marks()
         self._raise_while_pausing(marks)
-        if marks.horizon is None or marks.complete:
+        if marks.horizon is None:
+            raise AifiUnavailable("AiFi was not read yet")
+        if marks.complete:
             return 0
         count = 0
         for orders in self._client.pages(**_older_than(marks.horizon)):
-            count += self._take_older(orders, marks.horizon)
+            count += self._take_older(orders, marks)
             if self._store.marks().horizon != marks.horizon:
                 return count
-        self._store.lower_horizon(marks.horizon, None)
+        self._store.lower_horizon(marks, None)
         return count
 
     def backfill(self, until: str) -> Iterator[tuple[int, str]]:
@@ -879,6 +926,7 @@ class Mirror:
 
         :raises AifiError, StoreError: what was read before is kept
         """
+        self._client.request_interval = BACKFILL_INTERVAL
         marks = self._store.marks()
         while marks.horizon and not marks.complete and marks.horizon > until:
             if marks.horizon > shift(self._store.now(), -HOUR):
@@ -886,18 +934,18 @@ class Mirror:
                 continue
             with contextlib.closing(self._client.pages_ahead(READ_AHEAD, **_older_than(marks.horizon))) as pages:
                 for orders in pages:
-                    count = self._take_older(orders, marks.horizon)
-                    marks = self._store.marks()
-                    yield count, marks.horizon
-                    if marks.horizon <= until:
+                    count = self._take_older(orders, marks)
+                    horizon = self._store.marks().horizon
+                    yield count, horizon
+                    if horizon <= until:
                         return
-            self._store.lower_horizon(marks.horizon, None)
+            self._store.lower_horizon(marks, None)
             marks = self._store.marks()
 
-    def _take_older(self, orders: list[Any], horizon: str) -> int:
+    def _take_older(self, orders: list[Any], marks: Marks) -> int:
         """Take in a page from below the horizon, and lower the horizon to it; return how many orders it has."""
         snapshots = self._take(orders, HISTORY)
-        self._store.lower_horizon(horizon, min((one.order["created_at"] for one in snapshots), default=horizon))
+        self._store.lower_horizon(marks, min((one.order["created_at"] for one in snapshots), default=marks.horizon))
         return len(snapshots)
 
     def _freshen(self, deadline: float) -> Exception | None:
@@ -909,13 +957,15 @@ class Mirror:
             self._raise_while_pausing(marks)
         except AifiUnavailable as error:
             return error
-        return self._await("refresh", self.refresh, deadline)
+        return self._await("refresh", self.refresh, deadline)[1]
 
     def _is_fresh(self, marks: Marks, asked_at: str) -> bool:
         if marks.horizon is None or marks.refreshed_at is None:
             return False
-        latest = shift(self._store.now(), 1)  # a later mark was set by a clock that has been put back since
-        return shift(asked_at, -self._settings.refresh_seconds) <= marks.refreshed_at <= latest
+        refreshed = utc_seconds(marks.refreshed_at)
+        if refreshed > self._store.clock() + 1:  # by a clock that has been put back since
+            return False
+        return utc_seconds(asked_at) - refreshed <= self._settings.refresh_seconds
 
     def _raise_while_pausing(self, marks: Marks) -> None:
         now = self._store.now()
@@ -926,6 +976,8 @@ class Mirror:
         """Refresh, and remember the outcome for those who wait in other processes."""
         try:
             self._refresh(marks)
+        except FileLost:
+            raise
         except (AifiError, StoreError) as error:
             failures, now = marks.failures + 1, self._store.now()
             if marks.failing_since is None:
@@ -958,6 +1010,7 @@ class Mirror:
         if not first:
             self._check_orders(started, knows_filter, tally)
         self._store.set_marks(
+            marks.file,
             **values,
             newest_update=max(filter(None, (tally.newest_update, marks.newest_update)), default=None),
             unfiltered_at=None if knows_filter else tally.unfiltered_at or marks.unfiltered_at,
@@ -978,6 +1031,7 @@ class Mirror:
         orders = next(self._client.pages(orderBy="draftCreatedAt", direction="desc"), [])
         drafts = [snapshot.order["created_at"] for snapshot in self._take(orders, HISTORY, tally)]
         return {
+            "begun_at": started,
             "horizon": min(drafts, default=started),
             "newest_draft": max(drafts, default=None),
             "complete": int(len(orders) < SURELY_LAST),
@@ -985,8 +1039,9 @@ class Mirror:
 
     def _take_new(self, marks: Marks, tally: "_Tally") -> dict[str, Any]:
         """Read the orders drafted since the newest that a list has shown; return the mark of the newest now."""
-        newest = marks.newest_draft
-        since = {"minDraftCreatedAt": shift(newest, -OVERLAP_SECONDS)} if newest else {}
+        newest, since = marks.newest_draft, {}
+        if newest:  # which may lie ahead, if AiFi's clock was put back since
+            since["minDraftCreatedAt"] = shift(min(newest, self._store.now()), -OVERLAP_SECONDS)
         for orders in self._client.pages(**since, orderBy="draftCreatedAt", direction="asc"):
             drafts = [snapshot.order["created_at"] for snapshot in self._take(orders, LIST, tally)]
             newest = max([*drafts, newest or ""])
@@ -1027,7 +1082,8 @@ class Mirror:
         """Look up one by one what the lists cannot show."""
         for order_id, session_only in self._store.orders_to_check(LOOKUPS_PER_REFRESH, started, only_pushed):
             try:
-                tally.add(*self._look_up(order_id, session_only), requests=1)
+                self._look_up(order_id, session_only)
+                tally.requests += 1
             except Unreadable as error:
                 self._store.mark_checked(order_id)
                 log.warning("AiFi's order %s cannot be read: %s", order_id, error)
@@ -1041,7 +1097,7 @@ class Mirror:
             since = shift(started, -REREAD_DAYS * DAY)
             try:
                 for orders in self._client.pages(minDraftCreatedAt=since, orderBy="draftCreatedAt", direction="asc"):
-                    self._take(orders, LIST, tally)
+                    self._take(orders, REREAD, tally)
                 self._store.set_marks(reread_at=started)
             except (AifiError, StoreError) as error:
                 log.warning("Reading the last %d days again failed: %s", REREAD_DAYS, error)
@@ -1050,8 +1106,8 @@ class Mirror:
 
     # --- one order, one customer ---
 
-    def _look_up(self, order_id: str, session_only: bool) -> tuple[int, int]:
-        """Ask AiFi for one order and take in the answer; return how many were new and changed.
+    def _look_up(self, order_id: str, session_only: bool) -> Order | None:
+        """Ask AiFi for one order and take in the answer; return the order as it stands then.
 
         :raises AifiError: AiFi did not answer
         :raises Unreadable: AiFi's answer is no order
@@ -1059,9 +1115,15 @@ class Mirror:
         data = self._find_by_session(order_id) if session_only else self._client.get_order(order_id)
         if data is None:
             self._store.mark_checked(order_id)
-            return 0, 0
+            return None
         snapshot = read_order(data, DETAIL, self._settings.currency)
-        return self._store.put_orders([snapshot] if self._is_ours(snapshot) else [])
+        if not self._is_ours(snapshot):
+            return None
+        if self._settings.roles and self._store.get_order(order_id) is None:
+            # An order does not tell its shopper's role: kept, it could enter the list past the filter.
+            return merge(None, snapshot, self._store.now(), self._store.marks())
+        self._store.put_orders([snapshot])
+        return self._store.get_order(snapshot.id)
 
     def _find_by_session(self, session_id: str) -> Any | None:
         """Return the raw details of a session's order. `sessionId` is only in [R]: it may be ignored."""
@@ -1109,15 +1171,14 @@ class Mirror:
     def _deadline(self) -> float:
         return time.monotonic() + self._settings.wait_seconds
 
-    def _await(self, key: Hashable, work: Callable[[], Any], deadline: float) -> Exception | None:
-        """Start or join the work and wait for it until the deadline; return what kept it from being done."""
+    def _await(self, key: Hashable, work: Callable[[], Any], deadline: float) -> tuple[Any, Exception | None]:
+        """Start or join the work and wait for it until the deadline; return its result, or what kept it from one."""
         try:
-            self._flights.share(key, work).result(timeout=max(0.0, deadline - time.monotonic()))
+            return self._flights.share(key, work).result(timeout=max(0.0, deadline - time.monotonic())), None
         except concurrent.futures.TimeoutError:
-            return AifiUnavailable("AiFi has not answered yet")
+            return None, AifiUnavailable("AiFi has not answered yet")
         except (AifiError, StoreError, Unreadable) as error:
-            return error
-        return None
+            return None, error
 
     @contextlib.contextmanager
     def _lease(self, name: str, holder: str) -> Iterator[bool]:
@@ -1127,10 +1188,12 @@ class Mirror:
             return
         done = threading.Event()
         threading.Thread(target=self._renew_lease, args=(name, holder, done), daemon=True).start()
+        self._leases[name] = holder
         try:
             yield True
         finally:
             done.set()
+            self._leases.pop(name, None)
             self._store.drop_lease(name, holder)
 
     def _renew_lease(self, name: str, holder: str, done: threading.Event) -> None:

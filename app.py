@@ -2,6 +2,9 @@
 
 import base64
 import binascii
+import concurrent.futures
+import contextlib
+import functools
 import hashlib
 import hmac
 import json
@@ -14,7 +17,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from functools import wraps
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -22,11 +24,19 @@ import click
 import requests
 from flask import Flask, Response, current_app, render_template, request
 from flask.cli import with_appcontext
-from werkzeug.exceptions import BadRequest, HTTPException, NotFound, ServiceUnavailable, Unauthorized
+from gunicorn.http.errors import ParseException
+from werkzeug.exceptions import (
+    BadRequest,
+    HTTPException,
+    NotFound,
+    RequestEntityTooLarge,
+    ServiceUnavailable,
+    Unauthorized,
+)
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 import aifi
-from store import Note, Store, StoreError, shift, utc_seconds
+from store import Marks, Note, Store, StoreError, shift, utc_seconds
 
 log = logging.getLogger("bridge.app")
 
@@ -58,7 +68,7 @@ PAYMENT_CONNECT_SECONDS, PAYMENT_SECONDS = 3, 10
 MAX_PAYMENT_BYTES = 1024 * 1024
 TOKEN_CHECK_BYTES = 6
 FEW_BYTES = 8 * 1024 * 1024
-NOTE_SECONDS = 2  # how often one process writes the same note at most
+NOTE_SECONDS = 0.5  # how often one process writes the same note at most
 RECENT_SECONDS = 300  # whoever came in with the right key so shortly before a wrong one is fine
 CLOCK_SECONDS = 60  # how far AiFi's clock may be off without a word
 BACKFILL_DAYS = 30
@@ -155,6 +165,8 @@ class _Reader:
     def credentials(self) -> dict[str, str]:
         names = ("AIFI_ACCESS_TOKEN", "AIFI_CLIENT_ID", "AIFI_CLIENT_SECRET")
         access_token, client_id, client_secret = map(self.text, names)
+        if access_token and not aifi.fits_header(access_token):
+            self.problems.append("AIFI_ACCESS_TOKEN holds a blank or another odd character: copy it again")
         if not access_token and not (client_id and client_secret):
             self.problems.append(
                 "AIFI_ACCESS_TOKEN is not set: set it to the API key from AiFi, or set both AIFI_CLIENT_ID and "
@@ -215,10 +227,12 @@ class Bridge:
     store: Store
     client: aifi.Client
     mirror: aifi.Mirror
+    payments: aifi.Flights
     journal: "Journal"
 
     def close(self) -> None:
-        """Close the database."""
+        """Give back what is held, and close the database."""
+        self.mirror.close()
         self.store.close()
 
 
@@ -229,16 +243,17 @@ class Journal:
         self._store = store
         self._written: dict[str, float] = {}
 
-    def note(self, name: str, text: str) -> None:
-        """Note it; a note that cannot be written must not harm what it tells of, and goes to the log only."""
+    def note(self, name: str, text: str) -> bool:
+        """Note it, and return whether it was time to; a note that cannot be written must not harm what it tells of."""
         now = time.monotonic()
         if now - self._written.get(name, -math.inf) < NOTE_SECONDS:
-            return
+            return False
         self._written[name] = now
         try:
             self._store.put_note(name, text)
         except StoreError as error:
             log.warning("A note could not be kept: %s", error)
+        return True
 
 
 def create_app(config: Config | None = None) -> Flask:
@@ -253,8 +268,9 @@ def create_app(config: Config | None = None) -> Flask:
             raise SystemExit(f"The bridge cannot start:\n{error}") from None
     _set_up_log(config.log_level)
     app = Flask("bridge", root_path=os.path.dirname(os.path.abspath(__file__)), static_folder=None)
-    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
-    app.wsgi_app = ProxyFix(app.wsgi_app)  # one proxy: the platform's router
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES + 1  # one more tells a body that is too long from one cut there
+    app.url_map.merge_slashes = False  # a redirect would be no JSON
+    app.wsgi_app = ProxyFix(app.wsgi_app, x_host=1)  # one proxy: the platform's router
     app.extensions["bridge"] = _build(config)
     for prefix, name in (("/v1", "v1"), ("", "root")):
         app.add_url_rule(f"{prefix}/latest_orders", f"{name}_latest_orders", latest_orders)
@@ -278,7 +294,7 @@ def _build(config: Config) -> Bridge:
     client = aifi.Client(
         config.base_url, aifi.Token(**config.token), settings.store_ids, settings.roles, store.take_request_slot
     )
-    return Bridge(config, store, client, aifi.Mirror(client, store, settings), Journal(store))
+    return Bridge(config, store, client, aifi.Mirror(client, store, settings), aifi.Flights(), Journal(store))
 
 
 def _set_up_log(level: str) -> None:
@@ -300,9 +316,9 @@ def _bridge() -> Bridge:
 def _for_aide(view: Callable[..., Response]) -> Callable[..., Response]:
     """Let a request through that carries one of Aide's keys, as `X-API-Key` or `Authorization: Bearer`."""
 
-    @wraps(view)
+    @functools.wraps(view)
     def guarded(**arguments: str) -> Response:
-        offered = (request.headers.get("X-API-Key"), _bearer())
+        offered = (_header("X-API-Key"), _bearer())
         if not _matches(offered, _bridge().config.aide_api_keys):
             if any(offered):
                 _bridge().journal.note("aide_key_wrong", "Somebody asked with a wrong Aide key")
@@ -317,8 +333,7 @@ def latest_orders() -> Response:
     """Answer a page of the orders updated last, newest first (Aide's `/latest_orders`)."""
     limit, after = _page_size(), _page_token()
     page = _bridge().mirror.page(limit, after)
-    if after is None:
-        _bridge().journal.note("poll", f"{len(page.summaries)} orders")
+    if after is None and _bridge().journal.note("poll", f"{len(page.summaries)} orders"):
         _bridge().journal.note("public_url", request.url_root)
     token = "" if page.ended else f',"next_page_token":"{encode_token(page.last)}"'
     # The summaries are JSON already; reading and writing them again would cost as much as all the rest.
@@ -401,7 +416,7 @@ def take_webhook() -> Response:
     if not _matches((_bearer(), request.args.get("token")), (config.webhook_secret,)):
         _bridge().journal.note("webhook_secret_wrong", "A webhook came without the right secret")
         raise Unauthorized("Send the webhook secret as Authorization: Bearer or as ?token=.")
-    body = request.get_data(cache=False)
+    body = _read_body()
     try:
         push = aifi.read_push(aifi.parse_json(body), _bridge().store.now(), config.settings.currency)
     except aifi.Unreadable as error:
@@ -409,30 +424,46 @@ def take_webhook() -> Response:
         _bridge().journal.note("webhook_refused", f"A webhook was refused: {error}")
         raise _bad_request("invalid_webhook", f"This is no webhook of AiFi's: {error}.") from None
     receipt = mirror.take_push(push)
-    log.info("Webhook: %s", receipt)
-    _bridge().journal.note("webhook", str(receipt))
+    if push.kind != "other":  # AiFi's other pushes, and the doctor's, are nothing to speak of
+        log.info("Webhook: %s", receipt)
+        _bridge().journal.note("webhook", str(receipt))
     if push.kind == "checkout" and config.payment_webhook_url:
-        return _pass_on(config.payment_webhook_url, body)
+        return _pass_on(_bridge(), body)
     return _json({})
 
 
-def _pass_on(url: str, body: bytes) -> Response:
-    """Give a webhook to the payment endpoint, and its answer back unchanged; 502 where it has none in time."""
+def _read_body() -> bytes:
+    """Return the request's body; one that is too long or cannot be read to its end is the sender's error."""
     try:
-        with requests.post(
-            url,
-            data=body,
-            headers={"Content-Type": "application/json"},
-            timeout=(PAYMENT_CONNECT_SECONDS, PAYMENT_SECONDS),
-            allow_redirects=False,
-            stream=True,
-        ) as answer:
-            text = aifi.read_body(answer, PAYMENT_SECONDS, MAX_PAYMENT_BYTES)
-            return Response(text, answer.status_code, content_type=answer.headers.get("Content-Type"))
-    except aifi.NETWORK_ERRORS as error:
+        body = request.get_data(cache=False)
+    except (OSError, ValueError, ParseException):  # gunicorn's words for broken chunks
+        raise _bad_request("invalid_body", "The body broke off or is badly chunked.") from None
+    if len(body) > MAX_BODY_BYTES:
+        raise RequestEntityTooLarge
+    return body
+
+
+def _pass_on(bridge: Bridge, body: bytes) -> Response:
+    """Give a webhook to the payment endpoint, and its answer back unchanged; 502 where it has none in time."""
+    url = bridge.config.payment_webhook_url
+    try:
+        # In a thread of its own, as requests bounds the wait for each byte, but not for all of them.
+        call = bridge.payments.share(object(), functools.partial(_post_payment, url, body))
+        return Response(*call.result(PAYMENT_SECONDS))
+    except (*aifi.NETWORK_ERRORS, aifi.AifiUnavailable, concurrent.futures.TimeoutError) as error:
         log.error("The payment endpoint did not answer: %s", type(error).__name__)
-        _bridge().journal.note("payment_endpoint_failed", "The retailer's payment endpoint did not answer")
+        bridge.journal.note("payment_endpoint_failed", "The retailer's payment endpoint did not answer")
         return _error(502, "payment_endpoint_failed", "The retailer's payment endpoint did not answer.")
+
+
+def _post_payment(url: str, body: bytes) -> tuple[bytes, int, dict[str, str]]:
+    """Return the payment endpoint's body, status and content type."""
+    timeout = (PAYMENT_CONNECT_SECONDS, PAYMENT_SECONDS)
+    headers = {"Content-Type": "application/json"}
+    with requests.post(url, body, headers=headers, timeout=timeout, allow_redirects=False, stream=True) as answer:
+        text = aifi.read_body(answer, PAYMENT_SECONDS, MAX_PAYMENT_BYTES)
+        kept = {name: answer.headers[name] for name in ("Content-Type",) if name in answer.headers}
+        return text, answer.status_code, kept
 
 
 # --- the operator's side ---
@@ -441,21 +472,14 @@ def _pass_on(url: str, body: bytes) -> Response:
 def healthz() -> Response:
     """Answer whether the bridge works, to anybody: 200 while this process can serve, whatever AiFi does."""
     bridge = _bridge()
-    problems = [asdict(problem) for problem in find_problems(bridge)]
-    try:
-        marks = bridge.store.marks()
-    except StoreError:
-        return _json({"status": "degraded", "problems": problems})
-    return _json(
-        {
-            "status": "degraded" if problems else "ok",
-            "aifi_answers": marks.failing_since is None if marks.refreshed_at or marks.failing_since else None,
-            "mirror_age_seconds": _age(bridge, marks.refreshed_at),
-            "failing_since": marks.failing_since,
-            "last_error": marks.error or (problems[0]["message"] if problems else None),
-            "problems": problems,
-        }
-    )
+    problems, marks = diagnose(bridge)
+    body: dict[str, Any] = {"status": "degraded" if problems else "ok"}
+    if marks:
+        body["aifi_answers"] = marks.failing_since is None if marks.refreshed_at or marks.failing_since else None
+        body["mirror_age_seconds"] = _age(bridge, marks.refreshed_at)
+        body["failing_since"] = marks.failing_since
+        body["last_error"] = marks.error or (problems[0].message if problems else None)
+    return _json({**body, "problems": [asdict(problem) for problem in problems]})
 
 
 def status_page() -> Response:
@@ -494,42 +518,57 @@ class Problem:
 
 @dataclass(frozen=True)
 class Overview:
-    """What the status page and the command `status` show; `facts` are (label, value) pairs."""
+    """What the status page and the command `status` show; `facts` are (label, value) pairs.
+
+    `hourly` counts the orders drafted in each hour; before `unread_before`, where it says a time, not all were read.
+    """
 
     problems: list[Problem]
     facts: list[tuple[str, str]]
     hourly: list[tuple[str, int]]
+    unread_before: str
     errors: list[tuple[str, Problem, int]]  # when, what, how often so far
 
 
-def find_problems(bridge: Bridge) -> list[Problem]:
-    """Return what is wrong now, as far as the bridge can know without asking AiFi; never waits for the network."""
+def diagnose(bridge: Bridge) -> tuple[list[Problem], Marks | None]:
+    """Return what is wrong now, as far as is known without asking AiFi, and the marks, if they can be read."""
     found: list[tuple[str, str]] = []
-    if not bridge.config.webhook_secret:
-        found.append(("webhook_secret_missing", "Webhooks are off: AIFI_WEBHOOK_SECRET is not set"))
+    marks = None
     try:
         if bridge.store.free_bytes() < FEW_BYTES:
-            found.insert(0, ("disk_full", "The disk is full"))
+            found.append(("disk_full", "The disk is full"))
         marks, notes = bridge.store.marks(), bridge.store.notes()
     except StoreError as error:
-        found.insert(0, ("database_unavailable", str(error)))
+        found = [_blame(bridge, error)]
     else:
         if marks.failing_since:
-            found.insert(0, (marks.cause, f"{marks.error}, since {_clock(marks.failing_since)}"))
+            found.append((marks.cause, f"{marks.error}, since {_clock(marks.failing_since)}"))
         for wrong, right in (("aide_key_wrong", "poll"), ("webhook_secret_wrong", "webhook")):
             if wrong in notes and (right not in notes or notes[right].at < shift(notes[wrong].at, -RECENT_SECONDS)):
                 found.append((wrong, f"{notes[wrong].text}, last {_clock(notes[wrong].at)}"))
-    return [Problem(cause, message, CAUSES[cause]) for cause, message in found]
+    if not bridge.config.webhook_secret:
+        found.append(("webhook_secret_missing", "Webhooks are off: AIFI_WEBHOOK_SECRET is not set"))
+    return [Problem(cause, message, CAUSES[cause]) for cause, message in found], marks
+
+
+def _blame(bridge: Bridge, error: Exception) -> tuple[str, str]:
+    """Return the cause of a failure, and its message; of what a full disk brings about, that is the cause."""
+    if isinstance(error, StoreError):
+        with contextlib.suppress(StoreError):
+            if bridge.store.free_bytes() < FEW_BYTES:
+                return "disk_full", "The disk is full"
+        return "database_unavailable", str(error)
+    return getattr(error, "cause", "aifi_unavailable"), str(error)
 
 
 def look_over(bridge: Bridge) -> Overview:
-    """Gather what the operator wants to know.
-
-    :raises StoreError: the mirror cannot be read
-    """
-    marks, notes, statistics = bridge.store.marks(), bridge.store.notes(), bridge.store.statistics()
+    """Gather what the operator wants to know; where the mirror cannot be read, the problem says so."""
+    problems, marks = diagnose(bridge)
+    if marks is None:
+        return Overview(problems, [], [], "", [])
+    notes, statistics = bridge.store.notes(), bridge.store.statistics()
     if marks.failing_since:
-        aifi_state = f"does not answer since {_clock(marks.failing_since)}: {marks.error}"
+        aifi_state = f"fails since {_clock(marks.failing_since)}: {marks.error}"
     else:
         aifi_state = "answers, the key is accepted" if marks.refreshed_at else "was not asked yet"
     depth = f"back to {_clock(marks.horizon)}" if marks.horizon else "nothing yet"
@@ -546,7 +585,9 @@ def look_over(bridge: Bridge) -> Overview:
         for name, note in sorted(notes.items(), key=lambda item: item[1].at, reverse=True)
         if name in CAUSES
     ]
-    return Overview(find_problems(bridge), facts, statistics.hourly, errors)
+    unread = not marks.complete and (marks.horizon or "~") > statistics.hourly[0][0]
+    unread_before = _clock(marks.horizon or bridge.store.now()) if unread else ""
+    return Overview(problems, facts, statistics.hourly, unread_before, errors)
 
 
 def _told(bridge: Bridge, note: Note | None) -> str:
@@ -573,89 +614,78 @@ def _clock(at: str) -> str:
 
 
 @click.command()
-@click.option("--url", help="Where the public reaches this bridge, if it cannot know.")
+@click.option("--url", default="", help="Where the public reaches this bridge, if it cannot know.")
 @with_appcontext
-def doctor(url: str | None) -> None:
-    """Check the configuration, AiFi, the database and the public URL; say what to do about what is wrong."""
-    bridge = _bridge()
-    wrong = 0
-    for name, check in _checks(bridge, url):
+def doctor(url: str) -> None:
+    """Check the configuration, the database, AiFi and the public URL; say what to do about what is wrong."""
+    bridge, wrong = _bridge(), 0
+    click.echo("✓ Configuration: complete")  # without that, this would not run
+    for check in (_check_database, _check_aifi, functools.partial(_check_public, url=url)):
         try:
-            click.echo(f"✓ {name}: {check()}")
+            for name, finding in check(bridge):
+                click.echo(f"✓ {name}: {finding}")
         except _Sick as error:
             wrong += 1
-            click.echo(f"✗ {name}: {error}")
-            click.echo(f"  → {CAUSES[error.cause]}")
-    raise SystemExit(1 if wrong else 0)
+            click.echo(f"✗ {error} → {CAUSES[error.cause]}")
+    problems, _ = diagnose(bridge)
+    for problem in problems:
+        click.echo(f"✗ Bridge: {problem.message} → {problem.remedy}")
+    if not problems:
+        click.echo("✓ Bridge: sees no problem")
+    raise SystemExit(1 if wrong or problems else 0)
 
 
 class _Sick(Exception):
     """A check of the doctor's found something wrong, of one of CAUSES."""
 
-    def __init__(self, cause: str, message: str):
-        super().__init__(message)
+    def __init__(self, name: str, cause: str, message: str):
+        super().__init__(f"{name}: {message}")
         self.cause = cause
 
 
-def _checks(bridge: Bridge, url: str | None) -> Iterator[tuple[str, Callable[[], str]]]:
-    yield "Configuration", lambda: "complete"
-    yield "Database", lambda: _check_database(bridge)
-    yield "AiFi", lambda: _check_aifi(bridge)
-    yield "AiFi's clock", lambda: _check_clock(bridge)
-    yield "Webhook secret", lambda: _check_secret(bridge)
-    yield "Public URL", lambda: _check_public(bridge, url)
-    yield "Bridge", lambda: _check_problems(bridge)
-
-
-def _check_database(bridge: Bridge) -> str:
+def _check_database(bridge: Bridge) -> Iterator[tuple[str, str]]:
     try:
         free = bridge.store.free_bytes()
         if free < FEW_BYTES:
-            raise _Sick("disk_full", "The disk is full")
+            raise _Sick("Database", "disk_full", "The disk is full")
         bridge.store.try_write()
     except StoreError as error:
-        raise _Sick("database_unavailable", str(error)) from None
-    return f"{bridge.store.path} can be written, {free / 1e9:.1f} GB free"
+        raise _Sick("Database", *_blame(bridge, error)) from None
+    yield "Database", f"{bridge.store.path} can be written, {free / 1e9:.1f} GB free"
 
 
-def _check_aifi(bridge: Bridge) -> str:
+def _check_aifi(bridge: Bridge) -> Iterator[tuple[str, str]]:
+    """Ask AiFi for a token, the newest order and its details."""
     try:
         newest = bridge.client.try_list()
+        yield "AiFi's access token", "accepted"
+        ahead = bridge.client.clock_ahead_seconds or 0.0
+        odd = "" if abs(ahead) < CLOCK_SECONDS else " (the bridge copes, but times look odd)"
+        yield "AiFi's clock", f"{abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} ours{odd}"
         if newest is None:
-            return "the access token is accepted, there is no order yet"
+            yield "AiFi's list of orders", "there is none yet"
+            return
         order = aifi.read_order(newest, aifi.LIST)
+        yield "AiFi's list of orders", f"the newest is {order.id} of {_clock(order.order['created_at'])}"
         if bridge.client.get_order(order.id) is None:
-            raise _Sick("aifi_refuses", f"AiFi lists order {order.id}, but does not show its details")
-        return f"the access token is accepted, order {order.id} of {_clock(order.order['created_at'])} can be read"
-    except aifi.AifiError as error:
-        raise _Sick(error.cause, str(error)) from None
-    except (aifi.Unreadable, StoreError) as error:
-        raise _Sick("aifi_unavailable", str(error)) from None
+            raise _Sick("AiFi's details", "aifi_refuses", f"it does not show those of order {order.id}")
+        yield "AiFi's details", f"those of order {order.id} can be read"
+    except (aifi.AifiError, aifi.Unreadable, StoreError) as error:
+        raise _Sick("AiFi", *_blame(bridge, error)) from None
 
 
-def _check_clock(bridge: Bridge) -> str:
-    ahead = bridge.client.clock_ahead_seconds
-    if ahead is None:
-        return "AiFi does not tell"
-    text = f"{abs(ahead):.0f} s {'ahead' if ahead > 0 else 'behind'}"
-    return text if abs(ahead) < CLOCK_SECONDS else f"{text}: the bridge copes, but times in answers look odd"
-
-
-def _check_secret(bridge: Bridge) -> str:
+def _check_public(bridge: Bridge, url: str) -> Iterator[tuple[str, str]]:
+    """Push a webhook that is ignored through the public URL, to see that it leads here and knows the secret."""
     if not bridge.config.webhook_secret:
-        raise _Sick("webhook_secret_missing", "Webhooks are off: AIFI_WEBHOOK_SECRET is not set")
-    return "set"
-
-
-def _check_public(bridge: Bridge, url: str | None) -> str:
-    """Push an empty webhook through the public URL, and so see that it leads here and knows the secret."""
+        return  # one of the problems, below
     try:
         note = bridge.store.notes().get("public_url")
     except StoreError as error:
-        raise _Sick("database_unavailable", str(error)) from None
+        raise _Sick("Public URL", *_blame(bridge, error)) from None
     address = (url or (note.text if note else "")).rstrip("/")
     if not address:
-        return "not known until Aide has polled; name it with --url"
+        yield "Public URL", "not known until Aide has polled; name it with --url"
+        return
     try:
         answer = requests.post(
             f"{address}/webhooks/aifi",
@@ -665,18 +695,13 @@ def _check_public(bridge: Bridge, url: str | None) -> str:
             allow_redirects=False,
         )
     except requests.RequestException as error:
-        raise _Sick("public_url_unreachable", f"{address} does not answer ({type(error).__name__})") from None
+        name = type(error).__name__
+        raise _Sick("Public URL", "public_url_unreachable", f"{address} does not answer ({name})") from None
     if answer.status_code == 401:
-        raise _Sick("webhook_secret_wrong", f"{address} knows another webhook secret")
+        raise _Sick("Public URL", "webhook_secret_wrong", f"{address} knows another webhook secret")
     if answer.status_code != 200:
-        raise _Sick("public_url_unreachable", f"{address} answers {answer.status_code} to a webhook")
-    return f"{address} answers, and takes webhooks"
-
-
-def _check_problems(bridge: Bridge) -> str:
-    for problem in find_problems(bridge):
-        raise _Sick(problem.cause, problem.message)
-    return "has no other problem"
+        raise _Sick("Public URL", "public_url_unreachable", f"{address} answers {answer.status_code} to a webhook")
+    yield "Public URL", f"{address} answers, and takes webhooks"
 
 
 @click.command()
@@ -699,6 +724,7 @@ def backfill(days: int) -> None:
                     round(utc_seconds(start) - utc_seconds(horizon)) - bar.pos,
                     f"{count:,} orders, {rate:,.0f} a second, back to {horizon[:10]}",
                 )
+            bar.update(span - bar.pos)  # AiFi may have nothing that old
     except (aifi.AifiError, StoreError) as error:
         raise click.ClickException(f"{error}. What was read is kept: start it again to go on.") from None
     except KeyboardInterrupt:
@@ -711,12 +737,9 @@ def backfill(days: int) -> None:
 @with_appcontext
 def status() -> None:
     """Print what the status page shows."""
-    try:
-        overview = look_over(_bridge())
-    except StoreError as error:
-        raise click.ClickException(str(error)) from None
+    overview = look_over(_bridge())
     for problem in overview.problems:
-        click.echo(f"✗ {problem.message}\n  → {problem.remedy}")
+        click.echo(f"✗ {problem.message} → {problem.remedy}")
     for label, value in overview.facts:
         click.echo(f"{label + ':':<22}{value}")
     for at, problem, count in overview.errors:
@@ -726,8 +749,13 @@ def status() -> None:
 # --- shared ---
 
 
+def _header(name: str) -> str:
+    """Return a header as clients send it, in UTF-8; WSGI hands it over as Latin-1."""
+    return request.headers.get(name, "").encode("latin-1", "replace").decode("utf-8", "replace")
+
+
 def _bearer() -> str | None:
-    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    scheme, _, token = _header("Authorization").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else None
 
 

@@ -11,9 +11,9 @@ from urllib.parse import quote
 from gunicorn.glogging import Logger
 
 
-def _whole_number(name: str, default: int, maximum: int) -> int:
+def _whole_number(name: str, default: int, maximum: int, passed_as: str = "") -> int:
     """Return the environment's whole number from 1 to `maximum`; end the start with a plain sentence otherwise."""
-    text = os.environ.get(name, "").strip()
+    text = (os.environ.get(passed_as) or os.environ.get(name, "")).strip()
     if not text:
         return default
     if not (text.isascii() and text.isdigit() and 1 <= int(text) <= maximum):
@@ -56,7 +56,8 @@ def worker_exit(server, worker):
 
 
 bind = f"0.0.0.0:{_whole_number('PORT', default=8000, maximum=65535)}"
-workers = _whole_number("WEB_CONCURRENCY", default=1, maximum=64)
+# The Procfile hands WEB_CONCURRENCY over as WORKERS: gunicorn reads it too, and ends in a traceback if it is no number.
+workers = _whole_number("WEB_CONCURRENCY", default=1, maximum=64, passed_as="WORKERS")
 worker_class = "gthread"
 threads = 16
 preload_app = True  # a wrong configuration ends the start once, in words, instead of once a worker
@@ -74,5 +75,7 @@ control_socket_disable = True  # gunicorn 25 and later would write a socket file
 forwarded_allow_ips = ""
 
 logger_class = BridgeLogger
-accesslog = "-"
+quiet = os.environ.get("LOG_LEVEL", "").strip().upper() in ("WARNING", "ERROR")
+loglevel = "warning" if quiet else "info"  # at debug it prints its whole configuration
+accesslog = None if quiet else "-"
 access_log_format = "%(m)s %(U)s %(s)s %(B)s bytes %(M)s ms"  # no query, headers or addresses

@@ -11,6 +11,7 @@ import logging
 import os
 import shutil
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
@@ -36,20 +37,21 @@ CREATE TABLE orders (
     confirmed INTEGER NOT NULL,      -- 1: the Orders API has shown the order
     detailed INTEGER NOT NULL,       -- 1: its details of this state are in
     cut INTEGER NOT NULL,            -- 1: met on a history page and placed before AiFi's own time
-    open INTEGER NOT NULL,           -- 1: AiFi may still change it, or has not confirmed it
+    watch TEXT,                      -- why and how long AiFi is asked about it; see Order.watch
     summary TEXT NOT NULL,           -- JSON, the fields that the list shows
     detail TEXT NOT NULL             -- JSON, all others
 );
 CREATE INDEX orders_by_update ON orders (updated_at, id);
 CREATE INDEX orders_by_session ON orders (session_id) WHERE session_id IS NOT NULL;
 CREATE INDEX orders_by_customer ON orders (customer_id) WHERE customer_id IS NOT NULL;
-CREATE INDEX orders_open ON orders (checked_at) WHERE open = 1;
-CREATE INDEX orders_unconfirmed ON orders (checked_at) WHERE confirmed = 0;
+CREATE INDEX orders_watched ON orders (watch) WHERE watch IS NOT NULL;
 CREATE TABLE customers (id TEXT PRIMARY KEY, body TEXT NOT NULL, known_at TEXT NOT NULL);
 CREATE INDEX customers_by_time ON customers (known_at);
 CREATE TABLE marks (
     origin TEXT NOT NULL,            -- which AiFi, stores and roles this file mirrors
-    served_low TEXT, served_high TEXT,
+    file TEXT NOT NULL DEFAULT (hex(randomblob(8))),  -- tells this file from one that was begun anew
+    served_until TEXT,               -- the latest updated_at that was served
+    begun_at TEXT,                   -- when the first refresh of this file began
     horizon TEXT, complete INTEGER NOT NULL DEFAULT 0,
     newest_draft TEXT, newest_update TEXT,
     refreshed_at TEXT, reread_at TEXT, unfiltered_at TEXT,
@@ -60,15 +62,19 @@ CREATE TABLE leases (name TEXT PRIMARY KEY, holder TEXT NOT NULL, until REAL NOT
 CREATE TABLE notes (name TEXT PRIMARY KEY, at TEXT NOT NULL, text TEXT NOT NULL, count INTEGER NOT NULL DEFAULT 1);
 """
 
-HISTORY, LIST, DETAIL, WEBHOOK = "history", "list", "detail", "webhook"
+HISTORY, LIST, REREAD, DETAIL, WEBHOOK = "history", "list", "reread", "detail", "webhook"
 SUMMARY_FIELDS = ("id", "updated_at", "display_id", "created_at", "status", "total_amount", "currency", "customer_id")
 LIFE = ("draft", "completed_so_far", "completed", "paymentProcessing", "unpaid", "paid", "contested", "reviewed")
 OPEN = frozenset({"draft", "completed_so_far", "completed", "paymentProcessing", "contested", "unpaid"})
+LISTED = frozenset({"external_id", "customer_id", "currency"})  # shown by the list, and not by every webhook
 FILLINGS = frozenset({"created_at", "line_items", "session"})  # detail of a state, no news of their own
+UNCONFIRMED, PUSHED, ALWAYS = "0", "1", "9"  # of Order.watch, as texts around all times
 MINUTE, HOUR, DAY = 60, 3600, 86400
 SETTLING_SECONDS = HOUR  # an order is nearly always settled within this time of its draft
-BUSY_SECONDS = 5.0
+BUSY_SECONDS = 3.0  # for SQLite's lock, and before that for our own
+NOTE_PATIENCE_SECONDS = 0.2
 JOURNAL_BYTES = 16 * 1024 * 1024
+CACHE_KIB = 512  # a connection; the system caches the file anyhow, and once for all
 MAX_UNCONFIRMED = 10_000  # orders that only webhooks have named
 MAX_CUSTOMERS = 10_000
 
@@ -77,12 +83,20 @@ class StoreError(Exception):
     """The mirror cannot be read or written now; the text says why, for people. Trying again later may help."""
 
 
+class FileLost(StoreError):
+    """The file was lost and begun anew since its marks were read, so what was stored in between is gone."""
+
+    def __init__(self) -> None:
+        super().__init__("the database was begun anew meanwhile")
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """One look at an order, in Aide's fields.
 
     `order` leaves out what AiFi did not say; None stands for what AiFi said there is not. `at` is AiFi's time of this
-    state, `source` one of HISTORY, LIST, DETAIL, WEBHOOK. A webhook may know the session instead of the id.
+    state. `source` is HISTORY (a page below the horizon), LIST (of what is new or changed), REREAD (of everything in a
+    span), DETAIL or WEBHOOK. A webhook may know the session instead of the id.
     """
 
     id: str | None
@@ -124,6 +138,15 @@ class Order:
         """Whether AiFi may still change the order, or has not confirmed what a webhook said."""
         return self.status in OPEN or self.pushed_at is not None
 
+    @property
+    def watch(self) -> str | None:
+        """Why AiFi is asked about the order: UNCONFIRMED, PUSHED, or the time until which it counts as open."""
+        if self.pushed_at is not None:
+            return PUSHED if self.confirmed else UNCONFIRMED
+        if self.status == "unpaid":
+            return shift(self.order["created_at"], DAY)
+        return ALWAYS if self.status in OPEN else None
+
     def body(self) -> dict[str, Any]:
         """Return the order in full, as Aide gets it: what AiFi does not have is left out."""
         known = {key: value for key, value in self.order.items() if value is not None}
@@ -149,8 +172,9 @@ class Marks:
     """How far the mirror has come. `horizon`: all orders drafted since are here; None: nothing was read yet."""
 
     origin: str
-    served_low: str | None
-    served_high: str | None
+    file: str
+    served_until: str | None
+    begun_at: str | None
     horizon: str | None
     complete: int
     newest_draft: str | None
@@ -186,12 +210,12 @@ class Statistics:
 def utc_text(seconds: float) -> str:
     """Return seconds since 1970 as fixed-width UTC text, to the millisecond."""
     whole, thousandths = divmod(round(seconds * 1000), 1000)
-    return f"{datetime.fromtimestamp(whole, timezone.utc):%Y-%m-%dT%H:%M:%S}.{thousandths:03d}Z"
+    return f"{datetime.fromtimestamp(whole, timezone.utc).isoformat()[:19]}.{thousandths:03d}Z"
 
 
 def utc_seconds(text: str) -> float:
     """Return fixed-width UTC text as seconds since 1970."""
-    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=timezone.utc).timestamp()
+    return datetime.fromisoformat(text[:-1] + "+00:00").timestamp()
 
 
 def shift(text: str, seconds: float) -> str:
@@ -231,38 +255,45 @@ def is_news(row: Order, snapshot: Snapshot) -> bool:
         if key in row.order:
             if _conflict(row.order[key], value) and not (same_state and key in FILLINGS):
                 return True
-        elif value is not None and not same_state and key not in FILLINGS:
+        elif value is not None and (key in LISTED or not (same_state or key in FILLINGS)):
             return True
     return False
 
 
-def place(row: Order | None, snapshot: Snapshot, now: str, served: tuple[str, str] | None) -> tuple[str, bool]:
+def place(row: Order | None, snapshot: Snapshot, now: str, marks: Marks) -> tuple[str, bool]:
     """Return the `updated_at` of a new or changed order, and whether it was cut.
 
-    It is AiFi's time, but never later than now, never before the order's former place, and never within the range that
-    was served: there it would be overlooked, so it goes to the head. A history page is no news, and stays within an
-    hour of the draft, below all that was served.
+    It is AiFi's time, but never later than now, never before the order's former place, and never at or below what was
+    served: who reads from the top down to what is known would overlook it there, so it goes to the head. An order met
+    below the horizon is no news: it stays within an hour of its draft, and so below all that was served.
     """
     at = min(snapshot.at, now)
-    if row is not None:
-        at = max(at, row.updated_at)
-    elif snapshot.source == HISTORY:
+    if row is None and _is_history(snapshot, marks):
         limit = shift(snapshot.order["created_at"], SETTLING_SECONDS)
         return min(at, limit), at > limit
-    if served and served[0] <= at <= served[1]:
-        at = max(now, shift(served[1], 0.001))
+    if row is not None:
+        at = max(at, row.updated_at)
+    if marks.served_until and at <= marks.served_until:
+        at = max(now, shift(marks.served_until, 0.001))
     return at, False
 
 
-def merge(row: Order | None, snapshot: Snapshot, now: str, served: tuple[str, str] | None) -> Order:
+def _is_history(snapshot: Snapshot, marks: Marks) -> bool:
+    """Return whether an unknown order is an old one met by reading back or looking up, not because it changed."""
+    if marks.begun_at and snapshot.at > marks.begun_at:  # it changed while this file has been watching
+        return False
+    if snapshot.source == HISTORY or marks.horizon is None:
+        return snapshot.source in (HISTORY, REREAD, DETAIL)
+    below = not marks.complete and snapshot.order["created_at"] <= marks.horizon
+    return snapshot.source in (REREAD, DETAIL) and below
+
+
+def merge(row: Order | None, snapshot: Snapshot, now: str, marks: Marks) -> Order:
     """Return the order as it stands after a snapshot that applies."""
     from_api = snapshot.source != WEBHOOK
     news = row is None or is_news(row, snapshot)
-    uncut = row is not None and row.cut and snapshot.source in (LIST, WEBHOOK)
-    if news or uncut:
-        updated_at, cut = place(row, snapshot, now, served)
-    else:
-        updated_at, cut = row.updated_at, row.cut
+    uncut = row is not None and row.cut and snapshot.source in (LIST, REREAD, WEBHOOK)
+    updated_at, cut = place(row, snapshot, now, marks) if news or uncut else (row.updated_at, row.cut)
     keeps_api_state = row is not None and not from_api and not news
     return Order(
         id=snapshot.id or (row.id if row else snapshot.session_id),
@@ -277,6 +308,10 @@ def merge(row: Order | None, snapshot: Snapshot, now: str, served: tuple[str, st
         detailed=snapshot.source == DETAIL or bool(row and row.detailed and not news),
         cut=cut,
     )
+
+
+def _contradicts(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    return any(_conflict(old[key], new[key]) for key in (old.keys() & new.keys()) - FILLINGS)
 
 
 def _conflict(old: Any, new: Any) -> bool:
@@ -321,6 +356,7 @@ class Store:
         self.origin = origin
         self.clock = clock
         self._idle: list[_Connection] = []
+        self._writing = threading.Lock()  # a queue, where SQLite's own lock makes the threads poll
 
     def now(self) -> str:
         """Return the present time as UTC text."""
@@ -342,9 +378,8 @@ class Store:
 
         def work(db: sqlite3.Connection) -> tuple[int, int]:
             now, counts, marks = self.now(), [0, 0], _marks(db)
-            served = (marks.served_low, marks.served_high) if marks.served_high else None
             for snapshot in snapshots:
-                news = _put_order(db, snapshot, served, now)
+                news = _put_order(db, snapshot, marks, now)
                 if news is not None:
                     counts[news] += 1
             return counts[0], counts[1]
@@ -377,7 +412,7 @@ class Store:
             page = Page([row["summary"] for row in rows], last, ended)
             if not rows:
                 return page, True
-            return page, _remember_served(db, marks, rows[-1]["updated_at"], rows[0]["updated_at"], writing)
+            return page, _remember_served(db, marks, rows[0]["updated_at"], writing)
 
         page, remembered = self._read(lambda db: work(db, False))
         return page if remembered else self._write(lambda db: work(db, True))[0]
@@ -389,22 +424,23 @@ class Store:
         (unpaid ones for a day). Whatever was checked since `before` is left out, and what AiFi denied for an hour.
         """
         now = self.now()
-        sql = """
-            SELECT id, confirmed = 0 AND id IS session_id FROM orders
-            WHERE open = 1 AND coalesce(checked_at, '') < :before
-            AND (confirmed OR coalesce(checked_at, '') < :hour_ago)
-            AND (pushed_at < :minute_ago OR
-                 (NOT :only_pushed AND (status <> 'unpaid' OR created_at > :day_ago OR pushed_at IS NOT NULL)))
-            ORDER BY checked_at LIMIT :limit"""
+        sql = """SELECT id, confirmed = 0 AND id IS session_id FROM orders
+                 WHERE (watch IN (:unconfirmed, :pushed) AND (NOT :only_pushed OR pushed_at < :minute_ago)
+                        OR watch > :open_after)
+                 AND coalesce(checked_at, '') < :before
+                 AND (confirmed OR coalesce(checked_at, '') < :hour_ago)
+                 ORDER BY checked_at LIMIT :limit"""
         arguments = {
-            "before": before,
-            "minute_ago": shift(now, -MINUTE),
-            "hour_ago": shift(now, -HOUR),
-            "day_ago": shift(now, -DAY),
+            "unconfirmed": UNCONFIRMED,
+            "pushed": PUSHED,
             "only_pushed": only_pushed,
+            "minute_ago": shift(now, -MINUTE),
+            "open_after": ALWAYS if only_pushed else now,
+            "before": before,
+            "hour_ago": shift(now, -HOUR),
             "limit": limit,
         }
-        return self._read(lambda db: [tuple(row) for row in db.execute(sql, arguments)])
+        return self._read(lambda db: [(row[0], bool(row[1])) for row in db.execute(sql, arguments)])
 
     def mark_checked(self, order_id: str) -> None:
         """Remember that AiFi was asked about an order now, and did not know it."""
@@ -447,22 +483,31 @@ class Store:
         """Return the marks."""
         return self._read(_marks)
 
-    def set_marks(self, **values: Any) -> None:
-        """Set marks by name."""
+    def set_marks(self, file: str | None = None, **values: Any) -> None:
+        """Set marks by name; with `file`, only where the marks read before with this `file` are still those in force.
+
+        :raises FileLost: they are not
+        """
         unknown = values.keys() - {field.name for field in fields(Marks)}
         if unknown:
             raise TypeError(f"no such marks: {sorted(unknown)}")
-        sql = f"UPDATE marks SET {', '.join(f'{name} = :{name}' for name in values)}"  # noqa: S608 - checked names
-        self._write(lambda db: db.execute(sql, values))
+        changes = ", ".join(f"{name} = :{name}" for name in values)
+        sql = f"UPDATE marks SET {changes} WHERE file = coalesce(:file, file)"  # noqa: S608 - checked names
+        if self._write(lambda db: db.execute(sql, {**values, "file": file}).rowcount) == 0:
+            raise FileLost
 
-    def lower_horizon(self, start: str, horizon: str | None) -> None:
-        """Lower the horizon, after all orders between `start` and it were stored; None: AiFi has nothing older.
+    def lower_horizon(self, marks: Marks, horizon: str | None) -> None:
+        """Lower the horizon, after all orders between that of `marks` and this one were stored.
 
-        Does nothing where the orders above `start` are not all here: then the file was begun anew meanwhile.
+        :param horizon: None: AiFi has nothing older
+        :raises FileLost: the file is not the one of `marks` any longer
         """
-        change = "complete = 1" if horizon is None else "horizon = min(horizon, :horizon)"
-        sql = f"UPDATE marks SET {change} WHERE horizon <= :start"  # noqa: S608 - constant
-        self._write(lambda db: db.execute(sql, {"start": start, "horizon": horizon}))
+        if horizon is None:
+            self.set_marks(marks.file, complete=1)
+            return
+        sql = "UPDATE marks SET horizon = min(horizon, ?) WHERE file = ?"
+        if self._write(lambda db: db.execute(sql, (horizon, marks.file)).rowcount) == 0:
+            raise FileLost
 
     def take_lease(self, name: str, holder: str, seconds: float) -> bool:
         """Take or renew the lease of that name for so long; return whether `holder` has it now."""
@@ -497,10 +542,10 @@ class Store:
     # --- for the operator ---
 
     def put_note(self, name: str, text: str) -> None:
-        """Note what happened last of a kind; the kinds are few. Need not survive a power cut."""
+        """Note what happened last of a kind; the kinds are few. Need not survive a power cut, nor be waited for."""
         sql = """INSERT INTO notes VALUES (?, ?, ?, 1) ON CONFLICT (name) DO
                  UPDATE SET at = excluded.at, text = excluded.text, count = count + 1"""
-        self._write(lambda db: db.execute(sql, (name, self.now(), text)), durable=False)
+        self._write(lambda db: db.execute(sql, (name, self.now(), text)), durable=False, patience=NOTE_PATIENCE_SECONDS)
 
     def notes(self) -> dict[str, Note]:
         """Return the notes by name."""
@@ -544,20 +589,36 @@ class Store:
     def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         return self._transact("BEGIN", work)
 
-    def _write(self, work: Callable[[sqlite3.Connection], T], durable: bool = True) -> T:
-        return self._transact("BEGIN IMMEDIATE", work, durable)
+    def _write(
+        self, work: Callable[[sqlite3.Connection], T], durable: bool = True, patience: float = BUSY_SECONDS
+    ) -> T:
+        if not self._writing.acquire(timeout=patience):
+            raise StoreError("the database is busy")
+        try:
+            return self._transact("BEGIN IMMEDIATE", work, durable, patience)
+        finally:
+            self._writing.release()
 
-    def _transact(self, begin: str, work: Callable[[sqlite3.Connection], T], durable: bool = True) -> T:
+    def _transact(
+        self,
+        begin: str,
+        work: Callable[[sqlite3.Connection], T],
+        durable: bool = True,
+        patience: float = BUSY_SECONDS,
+    ) -> T:
         """Run `work` in a transaction; a damaged file is set aside, and the work done once more on a new one."""
         for last_try in (False, True):
             db = self._take_idle() or self._open()
             try:
-                result = _run(db, begin, work, durable)
+                db.configure(durable, patience)
+                db.execute(begin)
+                result = work(db)
+                db.execute("COMMIT")
             except sqlite3.Error as error:
                 db.close()
                 if last_try or not _is_damage(error):
                     raise StoreError(f"the database cannot be used: {error}") from error
-                self._set_aside(db.file_id, str(error))
+                self._set_aside(db.file_id[0], str(error))
             except BaseException:
                 db.close()  # which rolls back
                 raise
@@ -581,8 +642,7 @@ class Store:
         """Connect to the file; where it is missing or of no use, start a new one, one process at a time."""
         with self._directory_lock():
             for last_try in (False, True):
-                if not os.path.exists(self.path):
-                    self._remove_companions()
+                self._tidy()
                 try:
                     return self._connect()
                 except sqlite3.Error as error:
@@ -600,6 +660,7 @@ class Store:
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = FULL")
             db.execute(f"PRAGMA journal_size_limit = {JOURNAL_BYTES}")
+            db.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
             _prepare_schema(db, self.origin)
         except BaseException:
             db.close()
@@ -621,13 +682,24 @@ class Store:
                     raise StoreError("the database is being opened by another process")
                 time.sleep(0.01)
             yield
+        except OSError as error:
+            raise StoreError(f"the database's folder cannot be used: {error.strerror}") from error
         finally:
             os.close(folder)
 
-    def _set_aside(self, file_id: tuple[int, int] | None, why: str) -> None:
+    def _tidy(self) -> None:
+        """Make sure that the journal belongs to the file: SQLite removes the index before the journal, never after."""
+        journal, index = os.path.exists(self.path + "-wal"), os.path.exists(self.path + "-shm")
+        if _inode(self.path) is None:
+            self._remove(self.path)
+            self._remove_companions()
+        elif index and not journal:
+            self._rename("its journal was deleted")
+
+    def _set_aside(self, inode: tuple[int, int] | None, why: str) -> None:
         """Rename the file, unless somebody else has replaced it by now."""
         with self._directory_lock():
-            if file_id == _file_id(self.path):
+            if inode == _inode(self.path):
                 self._rename(why)
 
     def _rename(self, why: str) -> None:
@@ -638,25 +710,25 @@ class Store:
 
     def _remove_companions(self) -> None:
         for suffix in ("-wal", "-shm"):
-            with contextlib.suppress(FileNotFoundError):
-                os.remove(self.path + suffix)
+            self._remove(self.path + suffix)
+
+    def _remove(self, path: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(path)
 
 
 class _Connection(sqlite3.Connection):
-    """A connection that remembers which file it opened."""
+    """A connection that remembers which file it opened, and how it is set."""
 
-    file_id: tuple[int, int] | None = None
+    file_id: tuple[tuple[int, int] | None, tuple[int, int] | None] = (None, None)
+    _setting: tuple[bool, float] = (True, BUSY_SECONDS)
 
-
-def _run(db: sqlite3.Connection, begin: str, work: Callable[[sqlite3.Connection], T], durable: bool) -> T:
-    if not durable:
-        db.execute("PRAGMA synchronous = NORMAL")
-    db.execute(begin)
-    result = work(db)
-    db.execute("COMMIT")
-    if not durable:
-        db.execute("PRAGMA synchronous = FULL")
-    return result
+    def configure(self, durable: bool, patience: float) -> None:
+        """Say whether a commit waits for the disk, and how many seconds to wait for SQLite's lock."""
+        if self._setting != (durable, patience):
+            self.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+            self.execute(f"PRAGMA busy_timeout = {round(patience * 1000)}")
+            self._setting = (durable, patience)
 
 
 def _prepare_schema(db: sqlite3.Connection, origin: str) -> None:
@@ -677,15 +749,23 @@ def _prepare_schema(db: sqlite3.Connection, origin: str) -> None:
 
 def _is_damage(error: sqlite3.Error) -> bool:
     """Return whether the file itself is of no use. SQLite's "corrupt" and "not a database" come as the bare class."""
+    if getattr(error, "sqlite_errorname", "") == "SQLITE_IOERR_SHORT_READ":  # a file that was cut off; Python 3.11+
+        return True
     return type(error) is sqlite3.DatabaseError or str(error).startswith(("no such", "Could not decode to UTF-8"))
 
 
-def _file_id(path: str) -> tuple[int, int] | None:
+def _file_id(path: str) -> tuple[tuple[int, int] | None, tuple[int, int] | None]:
+    """Return what tells whether the database and its journal are still the files that were opened."""
+    return _inode(path), _inode(path + "-wal", may_be_empty=True)
+
+
+def _inode(path: str, may_be_empty: bool = False) -> tuple[int, int] | None:
+    """Return the file's identity; None where there is no file, or nothing in it."""
     try:
         status = os.stat(path)
     except FileNotFoundError:
         return None
-    return status.st_dev, status.st_ino
+    return (status.st_dev, status.st_ino) if status.st_size or may_be_empty else None
 
 
 def _try_lock(handle: int) -> bool:
@@ -701,7 +781,7 @@ def _try_lock(handle: int) -> bool:
 
 def _marks(db: sqlite3.Connection) -> Marks:
     row = db.execute("SELECT * FROM marks").fetchone()
-    if row is None:
+    if row is None or len(row) != len(fields(Marks)):
         raise sqlite3.DatabaseError("its marks are gone")
     return Marks(*row)
 
@@ -739,15 +819,15 @@ def _order_by_session(db: sqlite3.Connection, session_id: str) -> Order | None:
     return _order(db.execute(sql, (session_id,)).fetchone())
 
 
-def _put_order(db: sqlite3.Connection, snapshot: Snapshot, served: tuple[str, str] | None, now: str) -> bool | None:
+def _put_order(db: sqlite3.Connection, snapshot: Snapshot, marks: Marks, now: str) -> bool | None:
     """Take in one snapshot; return False for a new order, True for a changed one, None for no news."""
     stored = _order_by_id(db, snapshot.id) if snapshot.id else _order_by_session(db, snapshot.session_id)
     orphan = _orphan_of(db, snapshot)
     base = stored or orphan
     if stored and orphan and applies(stored, _as_webhook(orphan), orphan.pushed_at):
-        base = merge(stored, _as_webhook(orphan), orphan.pushed_at, served)
+        base = merge(stored, _as_webhook(orphan), orphan.pushed_at, marks)
     if base is None or applies(base, snapshot, now):
-        after = merge(base, snapshot, now, served)
+        after = merge(base, snapshot, now, marks)
     elif snapshot.source != WEBHOOK:
         after = replace(base, checked_at=now, confirmed=True)
     else:
@@ -755,11 +835,13 @@ def _put_order(db: sqlite3.Connection, snapshot: Snapshot, served: tuple[str, st
     if orphan:
         db.execute("DELETE FROM orders WHERE id = ?", (orphan.id,))
         if not stored:  # to Aide the order has a new id
-            after = replace(after, id=snapshot.id, updated_at=place(orphan, snapshot, now, served)[0])
+            after = replace(after, id=snapshot.id, updated_at=place(orphan, snapshot, now, marks)[0])
     if base is None and not after.confirmed:
         _make_room(db)
     _save(db, stored, after)
-    return None if stored and stored.updated_at == after.updated_at else stored is not None
+    if stored is None:
+        return False
+    return True if after.updated_at != stored.updated_at or _contradicts(stored.order, after.order) else None
 
 
 def _orphan_of(db: sqlite3.Connection, snapshot: Snapshot) -> Order | None:
@@ -779,12 +861,12 @@ def _make_room(db: sqlite3.Connection) -> None:
 
     :raises StoreError: there are too many that AiFi was not asked about yet
     """
-    sql = "SELECT 1 FROM orders WHERE confirmed = 0 LIMIT 1 OFFSET ?"
-    if db.execute(sql, (MAX_UNCONFIRMED - 1,)).fetchone() is None:
+    sql = "SELECT 1 FROM orders WHERE watch = ? LIMIT 1 OFFSET ?"
+    if db.execute(sql, (UNCONFIRMED, MAX_UNCONFIRMED - 1)).fetchone() is None:
         return
     sql = """DELETE FROM orders WHERE id = (
-             SELECT id FROM orders WHERE confirmed = 0 AND checked_at IS NOT NULL ORDER BY checked_at LIMIT 1)"""
-    if db.execute(sql).rowcount == 0:
+             SELECT id FROM orders WHERE watch = ? AND checked_at IS NOT NULL ORDER BY checked_at LIMIT 1)"""
+    if db.execute(sql, (UNCONFIRMED,)).rowcount == 0:
         raise StoreError(f"{MAX_UNCONFIRMED} orders of webhooks wait for AiFi's confirmation: no room for more")
 
 
@@ -811,7 +893,7 @@ def _save(db: sqlite3.Connection, before: Order | None, after: Order) -> None:
         "confirmed": after.confirmed,
         "detailed": after.detailed,
         "cut": after.cut,
-        "open": after.open,
+        "watch": after.watch,
         "summary": _json(summary),
         "detail": _json(detail),
     }
@@ -825,15 +907,13 @@ def _rows_below(db: sqlite3.Connection, after: tuple[str, str], floor: str, limi
     return db.execute(sql, (*after, floor, limit)).fetchall()
 
 
-def _remember_served(db: sqlite3.Connection, marks: Marks, low: str, high: str, writing: bool) -> bool:
-    """Widen the served range to these ends; return False where that must be written, but may not be here."""
-    if marks.served_high and marks.served_low <= low and high <= marks.served_high:
+def _remember_served(db: sqlite3.Connection, marks: Marks, until: str, writing: bool) -> bool:
+    """Remember how far up was served; return False where that must be written, but may not be here."""
+    if marks.served_until and until <= marks.served_until:
         return True
     if writing:
-        low, high = min(low, marks.served_low or low), max(high, marks.served_high or high)
-        db.execute("UPDATE marks SET served_low = ?, served_high = ?", (low, high))
+        db.execute("UPDATE marks SET served_until = ?", (until,))
     return writing
 
 
-def _json(value: Mapping[str, Any]) -> str:
-    return json.dumps(value, separators=(",", ":"))
+_json = json.JSONEncoder(separators=(",", ":")).encode

@@ -1,0 +1,290 @@
+"""What the operator sets, and what the bridge says when it is of no use."""
+
+import logging
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from app import VARIABLES, Config, ConfigError, create_app
+from tests.harness import PROJECT
+
+ENOUGH = {"AIDE_API_KEY": "aide-key", "AIFI_ACCESS_TOKEN": "aifi-token"}
+SECRETS = {
+    "AIDE_API_KEY": "secret-of-aide",
+    "AIFI_ACCESS_TOKEN": "secret-of-aifi",
+    "AIFI_CLIENT_ID": "the-client",
+    "AIFI_CLIENT_SECRET": "secret-of-client",
+    "AIFI_WEBHOOK_SECRET": "secret-of-webhooks",
+}
+
+
+def read(**variables: str) -> Config:
+    """Read a sufficient environment with these variables."""
+    return Config.from_environment({**ENOUGH, **variables})
+
+
+def problems(environment: dict[str, str]) -> list[str]:
+    """Return what is said of a useless environment, a line for each problem."""
+    with pytest.raises(ConfigError) as error:
+        Config.from_environment(environment)
+    return str(error.value).splitlines()
+
+
+# --- what is read
+
+
+def test_two_variables_are_enough():
+    config = read()
+    assert config.aide_api_keys == ("aide-key",)
+    assert config.token["access_token"] == "aifi-token"
+    assert config.base_url == "https://api.aifi.com/api/admin/v2"
+    assert config.token["url"] == "https://auth.aifi.com/realms/aifi/protocol/openid-connect/token"
+    assert (config.token["scope"], config.webhook_secret, config.payment_webhook_url) == ("", "", "")
+    assert (config.settings.refresh_seconds, config.settings.wait_seconds) == (30, 3)
+    assert (config.settings.store_ids, config.settings.roles, config.settings.currency) == ((), (), "")
+    assert (config.database_path, config.log_level) == ("orders.db", "INFO")
+
+
+@pytest.mark.parametrize("nothing", ["", " ", "\t\n"], ids=["empty", "blank", "other blanks"])
+@pytest.mark.parametrize("name", sorted(set(VARIABLES) - set(ENOUGH)))
+def test_an_empty_variable_counts_as_unset(name, nothing):
+    assert read(**{name: nothing}) == read()
+
+
+@pytest.mark.parametrize("name", list(ENOUGH))
+def test_an_empty_variable_that_is_required_is_missing(name):
+    assert problems({**ENOUGH, name: " "}) == problems({key: value for key, value in ENOUGH.items() if key != name})
+
+
+@pytest.mark.parametrize(
+    ("text", "keys"),
+    [
+        ("one", ("one",)),
+        (" one ", ("one",)),
+        ("one,two", ("one", "two")),
+        (" one , two ,three", ("one", "two", "three")),
+        (",one,,two,", ("one", "two")),
+    ],
+)
+def test_there_may_be_several_keys_of_aide(text, keys):
+    assert read(AIDE_API_KEY=text).aide_api_keys == keys
+
+
+def test_client_credentials_stand_in_for_an_access_token():
+    config = Config.from_environment(
+        {
+            "AIDE_API_KEY": "aide-key",
+            "AIFI_CLIENT_ID": "id",
+            "AIFI_CLIENT_SECRET": "secret",
+            "AIFI_TOKEN_SCOPE": "admin",
+        }
+    )
+    assert config.token == {
+        "access_token": "",
+        "client_id": "id",
+        "client_secret": "secret",
+        "url": VARIABLES["AIFI_TOKEN_URL"],
+        "scope": "admin",
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "field", "value"),
+    [
+        ("AIFI_STORE_ID", "3", "store_ids", ("3",)),
+        ("AIFI_STORE_ID", " 3, 4 ,5", "store_ids", ("3", "4", "5")),
+        ("AIFI_CUSTOMER_ROLE", "customer", "roles", ("customer",)),
+        ("AIFI_CUSTOMER_ROLE", "customer, tester", "roles", ("customer", "tester")),
+        ("AIFI_CURRENCY", "SEK", "currency", "SEK"),
+        ("AIFI_CURRENCY", " usd ", "currency", "USD"),
+        ("REFRESH_SECONDS", "0", "refresh_seconds", 0),
+        ("REFRESH_SECONDS", "0.5", "refresh_seconds", 0.5),
+        ("REFRESH_SECONDS", "86400", "refresh_seconds", 86400),
+        ("REFRESH_WAIT_SECONDS", "0", "wait_seconds", 0),
+        ("REFRESH_WAIT_SECONDS", "20", "wait_seconds", 20),
+    ],
+)
+def test_a_setting_of_the_mirror_is_read(name, text, field, value):
+    assert getattr(read(**{name: text}).settings, field) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "field", "value"),
+    [
+        ("AIFI_BASE_URL", "http://localhost:5000/api", "base_url", "http://localhost:5000/api"),
+        ("AIFI_BASE_URL", "https://[::1]:5000/api", "base_url", "https://[::1]:5000/api"),
+        ("PAYMENT_WEBHOOK_URL", "https://pay.example/x?y=1", "payment_webhook_url", "https://pay.example/x?y=1"),
+        ("AIFI_WEBHOOK_SECRET", " hook ", "webhook_secret", "hook"),
+        ("DATABASE_PATH", "/data/my orders.db", "database_path", "/data/my orders.db"),
+        ("LOG_LEVEL", "debug", "log_level", "DEBUG"),
+    ],
+)
+def test_a_setting_of_the_app_is_read(name, text, field, value):
+    assert getattr(read(**{name: text}), field) == value
+
+
+def test_the_configuration_cannot_be_changed():
+    with pytest.raises(AttributeError):
+        read().base_url = "https://elsewhere"
+
+
+# --- what is refused
+
+
+URLS = ("AIFI_BASE_URL", "AIFI_TOKEN_URL", "PAYMENT_WEBHOOK_URL")
+NO_URLS = [
+    "api.aifi.com",
+    "ftp://api.aifi.com",
+    "https://",
+    "https:///api",
+    "https://host:99999",
+    "https://[::1",
+    "/api",
+]
+MALFORMED = [
+    *((name, text) for name in URLS for text in NO_URLS),
+    *(
+        (name, text)
+        for name in ("REFRESH_SECONDS", "REFRESH_WAIT_SECONDS")
+        for text in ("soon", "-1", "nan", "inf", "-inf", "1e9", "30s", "1,5")
+    ),
+    ("REFRESH_SECONDS", "86401"),
+    ("REFRESH_WAIT_SECONDS", "20.1"),
+    ("AIFI_STORE_ID", "Stockholm"),
+    ("AIFI_STORE_ID", "3;4"),
+    ("AIFI_STORE_ID", "3,x"),
+    ("AIFI_STORE_ID", "-3"),
+    ("AIFI_STORE_ID", "٣"),
+    ("AIFI_CUSTOMER_ROLE", "customer tester"),
+    ("AIFI_CUSTOMER_ROLE", "customer&pageSize=1"),
+    ("AIFI_CURRENCY", "dollars"),
+    ("AIFI_CURRENCY", "US"),
+    ("AIFI_CURRENCY", "$"),
+    ("AIFI_CURRENCY", "US1"),
+    ("LOG_LEVEL", "loud"),
+    ("LOG_LEVEL", "10"),
+    ("AIFI_ACCESS_TOKEN", "two\nlines"),
+    ("AIFI_ACCESS_TOKEN", "snow☃man"),
+]
+
+
+@pytest.mark.parametrize(("name", "text"), MALFORMED, ids=[f"{name} {text!a}" for name, text in MALFORMED])
+def test_a_malformed_variable_is_named_with_what_to_set(name, text):
+    [problem] = problems({**ENOUGH, name: text})
+    assert name in problem
+    assert "set it to" in problem or "copy it again" in problem
+
+
+@pytest.mark.parametrize("environment", [{}, {"AIDE_API_KEY": ","}, {"AIDE_API_KEY": " , "}], ids=str)
+def test_a_missing_key_of_aide_is_named_with_what_to_set(environment):
+    [problem] = problems({"AIFI_ACCESS_TOKEN": "aifi-token", **environment})
+    assert "AIDE_API_KEY" in problem
+    assert "set it to" in problem
+
+
+@pytest.mark.parametrize(
+    "credentials",
+    [
+        {},
+        {"AIFI_CLIENT_ID": "id"},
+        {"AIFI_CLIENT_SECRET": "secret"},
+        {"AIFI_CLIENT_ID": "id", "AIFI_CLIENT_SECRET": " "},
+    ],
+    ids=["none", "id only", "secret only", "secret empty"],
+)
+def test_missing_credentials_of_aifi_are_named_both_kinds(credentials):
+    [problem] = problems({"AIDE_API_KEY": "aide-key", **credentials})
+    for name in ("AIFI_ACCESS_TOKEN", "AIFI_CLIENT_ID", "AIFI_CLIENT_SECRET"):
+        assert name in problem
+
+
+def test_all_that_is_wrong_is_named_at_once():
+    told = problems({"AIFI_BASE_URL": "x", "REFRESH_SECONDS": "x", "AIFI_STORE_ID": "x", "LOG_LEVEL": "x"})
+    for name in ("AIDE_API_KEY", "AIFI_ACCESS_TOKEN", "AIFI_BASE_URL", "REFRESH_SECONDS", "AIFI_STORE_ID", "LOG_LEVEL"):
+        assert [name in problem for problem in told].count(True) == 1, name
+    assert len(told) == 6
+
+
+def test_no_secret_is_told_with_a_problem():
+    malformed = {"AIFI_BASE_URL": "x", "REFRESH_SECONDS": "soon", "LOG_LEVEL": "loud", "AIFI_CURRENCY": "dollars"}
+    told = "\n".join(problems({**SECRETS, **malformed}))
+    assert not [secret for secret in SECRETS.values() if secret in told]
+
+
+@pytest.mark.parametrize("name", ["AIFI_ACCESS_TOKEN", "AIFI_BASE_URL", "AIFI_TOKEN_URL", "PAYMENT_WEBHOOK_URL"])
+def test_a_malformed_variable_that_may_hold_a_secret_is_not_repeated(name):
+    [problem] = problems({**ENOUGH, name: "ftp://name:pass\nword@host/?token=hidden"})
+    assert not [part for part in ("pass", "word", "hidden") if part in problem]
+
+
+# --- create_app
+
+
+@pytest.fixture
+def _same_log() -> Iterator[None]:
+    """Put the bridge's logger back as it was."""
+    logger = logging.getLogger("bridge")
+    handlers, level = logger.handlers[:], logger.level
+    yield
+    logger.handlers[:], logger.level = handlers, level
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    """Listen where AiFi would be, and let nobody in."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        yield listener
+
+
+@pytest.mark.usefixtures("_same_log")
+def test_create_app_opens_no_file_and_no_connection(tmp_path, listener):
+    address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    create_app(
+        read(
+            AIFI_BASE_URL=address,
+            AIFI_TOKEN_URL=address,
+            PAYMENT_WEBHOOK_URL=address,
+            DATABASE_PATH=str(tmp_path / "orders.db"),
+        )
+    )
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(BlockingIOError):
+        listener.accept()
+
+
+@pytest.mark.usefixtures("_same_log")
+def test_create_app_reads_the_environment(tmp_path, monkeypatch):
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    for name, text in {**ENOUGH, "DATABASE_PATH": str(tmp_path / "mine.db"), "AIFI_CURRENCY": "SEK"}.items():
+        monkeypatch.setenv(name, text)
+    config = create_app().extensions["bridge"].config
+    assert config == read(DATABASE_PATH=str(tmp_path / "mine.db"), AIFI_CURRENCY="SEK")
+
+
+@pytest.mark.usefixtures("_same_log")
+def test_create_app_ends_a_start_without_a_key_and_says_what_to_set(monkeypatch):
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(SystemExit) as end:
+        create_app()
+    assert "AIDE_API_KEY" in str(end.value)
+    assert "AIFI_ACCESS_TOKEN" in str(end.value)
+
+
+def test_importing_a_module_starts_nothing(tmp_path):
+    code = "import app, aifi, store, threading, os; print(threading.active_count(), os.listdir('.'))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(PROJECT), "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("1 []\n", "")
