@@ -27,7 +27,7 @@ run: $(READY) ## Serve by the Procfile, with the environment's settings or those
 test: $(READY) ## Check the style and run all tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 4 --dist loadfile  # most of them wait most of the time
 
 # The virtual environment, made anew when the requirements change.
 $(READY): requirements.txt requirements-dev.txt

@@ -4,7 +4,6 @@ Sources: [G] AiFi's guide "Data Integration: Orders & Webhooks", [R] AiFi's publ
 older deployment may lack: it is used where it works, and done without where it does not.
 """
 
-import collections
 import concurrent.futures
 import contextlib
 import functools
@@ -57,7 +56,7 @@ REQUEST_INTERVAL = 1 / 16  # [G] allows 20 a second; less, as a loaded machine b
 BACKFILL_INTERVAL = 1 / 19
 SLOT_WAIT_SECONDS, SLOT_LATE_SECONDS, SLOT_TRIES = 10, 0.02, 3
 PAGE_SIZE = 200  # [G] the most
-SURELY_LAST = 50  # a page shorter than [R] AiFi's default size is no page that was capped, so the list ends with it
+SURELY_LAST = 10  # no server caps its pages below this; a page shorter than the longest seen ends its list
 OVERLAP_SECONDS = 300  # for clocks that differ and orders that AiFi shows late
 CONTESTED_PAGES = 5
 LOOKUPS_PER_REFRESH = 20
@@ -72,6 +71,7 @@ ISO_TIME = r"([12]\d{3}-\d\d-\d\d)[T ](\d\d:\d\d:\d\d)(?:[.,](\d{1,9}))?\s*(Z|[+
 MAX_TEXT = 500
 NETWORK_ERRORS = (requests.RequestException, HTTPError, OSError)  # reading a streamed body raises urllib3's own
 PRICES = ("totalPrice", "totalTax", "subtotalPrice")
+PUSHED = ("draft", "completed", "reviewed")
 PAID_BY_PAYMENT = {"success": "paid", "failure": "unpaid", "processing": "paymentProcessing"}
 
 
@@ -137,7 +137,10 @@ class Token:
         return not self._fixed
 
     def _fetch(self, send: Callable[..., tuple[int, bytes]]) -> tuple[str, float]:
-        status, body = send("POST", self._url, data=self._form)
+        try:
+            status, body = send("POST", self._url, data=self._form)
+        except AifiUnavailable as error:
+            raise AifiUnavailable(f"AiFi's token server (AIFI_TOKEN_URL): {error}") from None
         if 400 <= status < 500 and status != 429:
             names = "AIFI_CLIENT_ID, AIFI_CLIENT_SECRET or AIFI_TOKEN_URL"
             raise AifiRefused(f"AiFi's token server refuses {names} ({status})", 401)
@@ -173,6 +176,7 @@ class Client:
         self._wait_for_slot = wait_for_slot
         self.clock_ahead_seconds: float | None = None  # AiFi's clock less ours, by its last answer's Date
         self._first_page: int | None = None
+        self._longest_page = SURELY_LAST
         self._session = requests.Session()
         adapter = HTTPAdapter(max_retries=_PacedRetry(before_attempt=self._pace), pool_maxsize=MAX_FLIGHTS)
         for scheme in ("https://", "http://"):
@@ -185,43 +189,47 @@ class Client:
 
         :raises AifiError: also in the middle of the list
         """
-        orders = self._first(filters)
-        number, seen = self._first_page or 0, []
+        return self._walk(filters, functools.partial(self._page, filters))
+
+    def pages_ahead(self, count: int, **filters: Any) -> Iterator[list[Any]]:
+        """Yield what `pages` yields, with up to `count` requests under way at once."""
+        ahead: dict[int, concurrent.futures.Future] = {}
+        pool = concurrent.futures.ThreadPoolExecutor(count)
+
+        def fetch(number: int) -> list[Any]:
+            for later in range(number, number + count):
+                if later not in ahead:
+                    ahead[later] = pool.submit(self._page, filters, later)
+            return ahead.pop(number).result()
+
+        try:
+            yield from self._walk(filters, fetch)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def is_last(self, orders: list[Any]) -> bool:
+        """Return whether a page ends its list, being shorter than pages can be: no server's limit cut it off."""
+        self._longest_page = max(self._longest_page, len(orders))
+        return len(orders) < self._longest_page
+
+    def _walk(self, filters: Mapping[str, Any], fetch: Callable[[int], list[Any]]) -> Iterator[list[Any]]:
+        orders, seen = self._first(filters), []
+        number = self._first_page or 0
         while orders:
             yield orders
-            if len(orders) < SURELY_LAST:
+            if self.is_last(orders):
                 return
             number, seen, repeats = number + 1, orders, orders == seen
             if repeats and number > 2:
                 raise AifiUnavailable("AiFi's list repeats the same page")
-            orders = self._page(number, filters)
-
-    def pages_ahead(self, count: int, **filters: Any) -> Iterator[list[Any]]:
-        """Yield what `pages` yields, with up to `count` requests under way at once."""
-        orders = self._first(filters)
-        number = (self._first_page or 0) + 1
-        with concurrent.futures.ThreadPoolExecutor(count) as pool:
-            ahead = collections.deque(pool.submit(self._page, number + k, filters) for k in range(count))
-            try:
-                while orders:
-                    yield orders
-                    if len(orders) < SURELY_LAST:
-                        return
-                    number += 1
-                    ahead.append(pool.submit(self._page, number + count - 1, filters))
-                    orders = ahead.popleft().result()
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
+            orders = fetch(number)
 
     def try_list(self) -> Any | None:
         """Return the newest raw order, or None where AiFi has none, with a single small request.
 
         :raises AifiError: AiFi gave no list
         """
-        answer = self.get("/orders", {"pageSize": 1, "orderBy": "draftCreatedAt", "direction": "desc"})
-        if not isinstance(_object(answer).get("data"), list):
-            raise AifiUnavailable("AiFi's list of orders has no data")
-        return next(iter(answer["data"]), None)
+        return next(iter(self._first({"pageSize": 1, "orderBy": "draftCreatedAt", "direction": "desc"})), None)
 
     def get_order(self, order_id: str) -> Any | None:
         """Return the raw details of an order, or None where AiFi knows no such id."""
@@ -254,10 +262,10 @@ class Client:
     def _first(self, filters: Mapping[str, Any]) -> list[Any]:
         """Return a list's first page, and learn from it what number it has."""
         if self._first_page is not None:
-            return self._page(self._first_page, filters)
+            return self._page(filters, self._first_page)
         refusal = None
         try:
-            orders = self._page(0, filters)
+            orders = self._page(filters, 0)
         except AifiRefused as error:
             if error.status != 400:
                 raise
@@ -266,14 +274,14 @@ class Client:
             self._first_page = 0
             return orders
         try:
-            orders = self._page(1, filters)
+            orders = self._page(filters, 1)
         except AifiRefused as error:
             raise refusal or error from None
         if orders:
             self._first_page = 1
         return orders
 
-    def _page(self, number: int, filters: Mapping[str, Any]) -> list[Any]:
+    def _page(self, filters: Mapping[str, Any], number: int) -> list[Any]:
         params = {"includeProducts": "true", "pageSize": PAGE_SIZE, "page": number, **self._filters, **filters}
         answer = self.get("/orders", params)
         orders = answer.get("data") if isinstance(answer, dict) else None
@@ -411,6 +419,7 @@ class Push:
     """A webhook, read: a checkout's `snapshot`, or a `customer` in Aide's fields, or neither (nothing to keep)."""
 
     kind: str  # "checkout", "customer", "other"
+    at: str  # when it was issued
     snapshot: Snapshot | None = None
     customer: Mapping[str, Any] | None = None
     store_id: str | None = None
@@ -498,20 +507,20 @@ def read_push(body: Any, now: str, currency: str = "") -> Push:
     """
     if not isinstance(body, dict):
         raise Unreadable("the body is no JSON object")
-    if body.get("customerPersonalInfo") is not None and "status" not in body:
-        return _read_customer_push(body)
+    status, at = body.get("status"), _time(body.get("timeOfIssue")) or now
+    if status is None and body.get("customerPersonalInfo") is not None:
+        return _read_customer_push(body, at)
+    if status is None or (isinstance(status, str) and status not in PUSHED):
+        return _read_other_push(body, at)
     _check_checkout(body)
     session = _session(body)
-    known = _text(body.get("orderId")) or session.get("id")
-    if body.get("status") not in ("draft", "completed", "reviewed") or known is None:
-        if body.get("timeOfIssue") is None:
-            raise Unreadable("neither a checkout (status, and orderId or sessionId) nor another webhook of AiFi's")
-        return Push("other")
+    order_id = _text(body.get("orderId"))
+    if not (order_id or session.get("id")):
+        return _read_other_push(body, at)
     customer = _object(body.get("customer"))
-    push = {"store_id": _text(body.get("storeId")), "role": _text(customer.get("role"))}
+    push = {"at": at, "store_id": _text(body.get("storeId")), "role": _text(customer.get("role"))}
     if body.get("totalPrice") is None:
-        return Push("checkout", None, **push)
-    at = _time(body.get("timeOfIssue")) or now
+        return Push("checkout", **push)
     order = {
         "created_at": _time(body.get("timeOfOrigin")) or session.get("exited_at") or at,
         "status": _pushed_status(body),
@@ -531,8 +540,7 @@ def read_push(body: Any, now: str, currency: str = "") -> Push:
     order = {key: value for key, value in order.items() if value not in (None, "", {}, [])}
     if len(json.dumps(order)) > MAX_ORDER_BYTES:
         raise Unreadable(f"the order is larger than {MAX_ORDER_BYTES // 1024} KiB")
-    order_id = _text(body.get("orderId"))
-    return Push("checkout", Snapshot(order_id, order, at, WEBHOOK, session.get("id")), **push)
+    return Push("checkout", snapshot=Snapshot(order_id, order, at, WEBHOOK, session.get("id")), **push)
 
 
 def parse_time(text: str) -> str:
@@ -553,12 +561,18 @@ def parse_time(text: str) -> str:
     return f"{moment.isoformat()}.{(fraction or '')[:3].ljust(3, '0')}Z"
 
 
-def _read_customer_push(body: Mapping[str, Any]) -> Push:
+def _read_other_push(body: Mapping[str, Any], at: str) -> Push:
+    if body.get("timeOfIssue") is None:
+        raise Unreadable("neither a checkout (status, and orderId or sessionId) nor another webhook of AiFi's")
+    return Push("other", at)
+
+
+def _read_customer_push(body: Mapping[str, Any], at: str) -> Push:
     for name in ("customer", "customerPersonalInfo"):
         if not isinstance(body.get(name), dict):
             raise Unreadable(f"{name} is no object")
     customer = read_customer(body["customer"], body["customerPersonalInfo"])
-    return Push("customer", customer=customer, role=customer.get("role"))
+    return Push("customer", at, customer=customer, role=customer.get("role"))
 
 
 def _check_checkout(body: Mapping[str, Any]) -> None:
@@ -680,7 +694,7 @@ def _is_list_of_objects(value: Any) -> bool:
 
 
 def _is_short_text(value: Any) -> bool:
-    return _text(value) is not None and len(str(value)) <= MAX_TEXT
+    return _text(value) is not None and len(str(value)) <= MAX_TEXT and str(value).isprintable()
 
 
 def _integer(value: Any) -> int | None:
@@ -741,7 +755,9 @@ class Flights:
     def _run(self, key: Hashable, future: concurrent.futures.Future, work: Callable[[], Any]) -> None:
         try:
             result = work()
-        except BaseException as error:  # noqa: BLE001 - handed to those who wait, whatever it is
+        except BaseException as error:
+            if not isinstance(error, (AifiError, StoreError, Unreadable, *NETWORK_ERRORS)):
+                log.exception("Unexpected error")
             self._land(key, future)
             future.set_exception(error)
         else:
@@ -813,7 +829,7 @@ class Mirror:
             elif page.summaries or (page.ended and not (trouble and after is None)):
                 return page
             else:
-                raise AifiUnavailable(str(trouble or "AiFi was not read yet"))
+                raise _told(trouble or AifiUnavailable("AiFi was not read yet"))
 
     def order(self, order_id: str) -> Order | None:
         """Return an order, asked of AiFi where the mirror may lack something; None where AiFi knows none.
@@ -823,13 +839,17 @@ class Mirror:
         row = self._store.get_order(order_id)
         if row and row.detailed and not row.open:
             return row
-        known_id, session_only = (row.id, row.is_session_only) if row else (order_id, not is_aifi_id(order_id))
-        work = functools.partial(self._look_up, known_id, session_only)
+        known_id = row.id if row else order_id
+        if row:
+            session_id = row.session_id if row.is_session_only else None
+        else:
+            session_id = None if is_aifi_id(order_id) else order_id
+        work = functools.partial(self._look_up, known_id, session_id)
         found, trouble = self._await(("order", known_id), work, self._deadline())
         if found is None:
             found = self._store.get_order(order_id) or row
         if found is None and trouble:
-            raise AifiUnavailable(str(trouble))
+            raise _told(trouble)
         return found
 
     def customer(self, customer_id: str) -> dict[str, Any] | None:
@@ -848,7 +868,7 @@ class Mirror:
         if known:
             return known[0]
         if trouble:
-            raise AifiUnavailable(str(trouble))
+            raise _told(trouble)
         return {"id": customer_id} if self._store.names_customer(customer_id) else None
 
     def take_push(self, push: Push) -> Receipt:
@@ -862,7 +882,7 @@ class Mirror:
             filtered = filtered or (bool(stores) and push.store_id not in stores)
         if push.customer:
             if not filtered:
-                self._store.put_customer(push.customer["id"], push.customer)
+                self._store.put_customer(push.customer["id"], push.customer, min(push.at, self._store.now()))
             return Receipt("customer", "filtered" if filtered else "kept", push.customer["id"])
         if push.snapshot is None:
             return Receipt(push.kind, "ignored")
@@ -911,8 +931,9 @@ class Mirror:
             return 0
         count = 0
         for orders in self._client.pages(**_older_than(marks.horizon)):
-            count += self._take_older(orders, marks)
-            if self._store.marks().horizon != marks.horizon:
+            horizon = self._take_older(orders, marks)
+            count += len(orders)
+            if horizon < marks.horizon:
                 return count
         self._store.lower_horizon(marks, None)
         return count
@@ -934,19 +955,19 @@ class Mirror:
                 continue
             with contextlib.closing(self._client.pages_ahead(READ_AHEAD, **_older_than(marks.horizon))) as pages:
                 for orders in pages:
-                    count = self._take_older(orders, marks)
-                    horizon = self._store.marks().horizon
-                    yield count, horizon
+                    horizon = self._take_older(orders, marks)
+                    yield len(orders), horizon
                     if horizon <= until:
                         return
             self._store.lower_horizon(marks, None)
             marks = self._store.marks()
 
-    def _take_older(self, orders: list[Any], marks: Marks) -> int:
-        """Take in a page from below the horizon, and lower the horizon to it; return how many orders it has."""
-        snapshots = self._take(orders, HISTORY)
-        self._store.lower_horizon(marks, min((one.order["created_at"] for one in snapshots), default=marks.horizon))
-        return len(snapshots)
+    def _take_older(self, orders: list[Any], marks: Marks) -> str:
+        """Take in a page from below the horizon of `marks`, and lower the horizon to it; return its oldest draft."""
+        drafts = [snapshot.order["created_at"] for snapshot in self._take(orders, HISTORY)]
+        horizon = min(drafts, default=marks.horizon)
+        self._store.lower_horizon(marks, horizon)
+        return horizon
 
     def _freshen(self, deadline: float) -> Exception | None:
         """Wait until the deadline for a fresh mirror; return what kept it from being fresh."""
@@ -981,7 +1002,7 @@ class Mirror:
         except (AifiError, StoreError) as error:
             failures, now = marks.failures + 1, self._store.now()
             if marks.failing_since is None:
-                log.warning("AiFi cannot be read since %s: %s", now, error)
+                log.warning("The mirror cannot be refreshed since %s: %s", now, error)
             self._store.set_marks(
                 failures=failures,
                 failing_since=marks.failing_since or now,
@@ -991,7 +1012,7 @@ class Mirror:
             )
             raise
         if marks.failing_since:
-            log.info("AiFi can be read again, after %d failures since %s", marks.failures, marks.failing_since)
+            log.info("The mirror is refreshed again, after %d failures since %s", marks.failures, marks.failing_since)
 
     def _refresh(self, marks: Marks) -> None:
         """Read what is new and what changed; the marks move only when all of it succeeded."""
@@ -1034,7 +1055,7 @@ class Mirror:
             "begun_at": started,
             "horizon": min(drafts, default=started),
             "newest_draft": max(drafts, default=None),
-            "complete": int(len(orders) < SURELY_LAST),
+            "complete": int(self._client.is_last(orders)),
         }
 
     def _take_new(self, marks: Marks, tally: "_Tally") -> dict[str, Any]:
@@ -1079,14 +1100,16 @@ class Mirror:
                 return
 
     def _check_orders(self, started: str, only_pushed: bool, tally: "_Tally") -> None:
-        """Look up one by one what the lists cannot show."""
-        for order_id, session_only in self._store.orders_to_check(LOOKUPS_PER_REFRESH, started, only_pushed):
+        """Look up one by one what the lists cannot show; what fails here is one order's trouble, as the lists came."""
+        for row in self._store.orders_to_check(LOOKUPS_PER_REFRESH, started, only_pushed):
+            tally.requests += 1
             try:
-                self._look_up(order_id, session_only)
-                tally.requests += 1
-            except Unreadable as error:
-                self._store.mark_checked(order_id)
-                log.warning("AiFi's order %s cannot be read: %s", order_id, error)
+                self._look_up(row.id, row.session_id if row.is_session_only else None)
+            except (AifiError, Unreadable) as error:
+                self._store.mark_checked(row.id)
+                log.warning("AiFi's order %s cannot be read: %s", row.id, error)
+                if isinstance(error, AifiUnavailable):  # it cost its retries: the next refresh goes on behind it
+                    return
 
     def _reread(self) -> None:
         """Read the last days whole, for changes that a server without `minUpdatedAt` shows nowhere else."""
@@ -1106,17 +1129,19 @@ class Mirror:
 
     # --- one order, one customer ---
 
-    def _look_up(self, order_id: str, session_only: bool) -> Order | None:
-        """Ask AiFi for one order and take in the answer; return the order as it stands then.
+    def _look_up(self, order_id: str, session_id: str | None) -> Order | None:
+        """Ask AiFi for an order, by its session where no id is known; return it as it stands then.
 
         :raises AifiError: AiFi did not answer
-        :raises Unreadable: AiFi's answer is no order
+        :raises Unreadable: AiFi's answer is not this order
         """
-        data = self._find_by_session(order_id) if session_only else self._client.get_order(order_id)
+        data = self._client.get_order(order_id) if session_id is None else self._find_by_session(session_id)
         if data is None:
             self._store.mark_checked(order_id)
             return None
         snapshot = read_order(data, DETAIL, self._settings.currency)
+        if session_id is None and snapshot.id != order_id:
+            raise Unreadable(f"AiFi shows order {snapshot.id} for order {order_id}")
         if not self._is_ours(snapshot):
             return None
         if self._settings.roles and self._store.get_order(order_id) is None:
@@ -1130,7 +1155,7 @@ class Mirror:
         if not re.fullmatch(r"[\w.:-]{1,200}", session_id, re.ASCII):
             return None
         orders = next(self._client.pages(sessionId=session_id), [])
-        for order in orders if len(orders) < SURELY_LAST else []:
+        for order in orders[:SURELY_LAST]:
             order_id = _text(_object(order).get("id")) or ""
             if is_aifi_id(order_id) and _session(order).get("id") in (session_id, None):
                 details = self._client.get_order(order_id)
@@ -1143,7 +1168,7 @@ class Mirror:
         if data is None:
             self._store.drop_customer(customer_id)
         else:
-            self._store.put_customer(customer_id, read_customer(data))
+            self._store.put_customer(customer_id, read_customer(data), self._store.now())
 
     # --- shared ---
 
@@ -1231,6 +1256,11 @@ class _Tally:
     def __str__(self) -> str:
         seconds = time.monotonic() - self.begun
         return f"{self.new} new, {self.changed} changed, {self.requests} requests, {seconds:.2f} s"
+
+
+def _told(trouble: Exception) -> Exception:
+    """Return what Aide is told of a failure: the database's as it is, all else as AiFi's not answering."""
+    return trouble if isinstance(trouble, StoreError) else AifiUnavailable(str(trouble))
 
 
 def _older_than(horizon: str) -> dict[str, str]:

@@ -1,7 +1,6 @@
 """The bridge between AiFi and Aide: configuration, routes and errors. `create_app` wires the other two modules."""
 
 import base64
-import binascii
 import concurrent.futures
 import contextlib
 import functools
@@ -69,6 +68,7 @@ MAX_PAYMENT_BYTES = 1024 * 1024
 TOKEN_CHECK_BYTES = 6
 FEW_BYTES = 8 * 1024 * 1024
 NOTE_SECONDS = 0.5  # how often one process writes the same note at most
+WRONG_KEY_SECONDS = 86400  # how long a wrong key counts as a problem
 RECENT_SECONDS = 300  # whoever came in with the right key so shortly before a wrong one is fine
 CLOCK_SECONDS = 60  # how far AiFi's clock may be off without a word
 BACKFILL_DAYS = 30
@@ -242,6 +242,7 @@ class Journal:
     def __init__(self, store: Store):
         self._store = store
         self._written: dict[str, float] = {}
+        self._texts: dict[str, str] = {}
 
     def note(self, name: str, text: str) -> bool:
         """Note it, and return whether it was time to; a note that cannot be written must not harm what it tells of."""
@@ -254,6 +255,11 @@ class Journal:
         except StoreError as error:
             log.warning("A note could not be kept: %s", error)
         return True
+
+    def note_change(self, name: str, text: str) -> None:
+        """Note it where it differs from what this process noted last."""
+        if self._texts.get(name) != text and self.note(name, text):
+            self._texts[name] = text
 
 
 def create_app(config: Config | None = None) -> Flask:
@@ -334,7 +340,7 @@ def latest_orders() -> Response:
     limit, after = _page_size(), _page_token()
     page = _bridge().mirror.page(limit, after)
     if after is None and _bridge().journal.note("poll", f"{len(page.summaries)} orders"):
-        _bridge().journal.note("public_url", request.url_root)
+        _bridge().journal.note_change("public_url", request.url_root)
     token = "" if page.ended else f',"next_page_token":"{encode_token(page.last)}"'
     # The summaries are JSON already; reading and writing them again would cost as much as all the rest.
     return _json_text(f'{{"orders":[{",".join(page.summaries)}]{token}}}')
@@ -377,10 +383,9 @@ def decode_token(token: str) -> tuple[str, str]:
     :raises ValueError: it is damaged, or none of ours
     """
     data = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
-    check_sum, text = data[:TOKEN_CHECK_BYTES], data[TOKEN_CHECK_BYTES:]
-    if check_sum != _check_sum(text) or encode_token(tuple(text.decode().split(" ", 1))) != token:
+    updated_at, _, order_id = data[TOKEN_CHECK_BYTES:].decode().partition(" ")
+    if encode_token((updated_at, order_id)) != token:
         raise ValueError("no page token of this bridge")
-    updated_at, order_id = text.decode().split(" ", 1)
     return updated_at, order_id
 
 
@@ -401,7 +406,7 @@ def _page_token() -> tuple[str, str] | None:
         return None
     try:
         return decode_token(token)
-    except (ValueError, binascii.Error):
+    except ValueError:
         raise _bad_request("invalid_page_token", "page_token is none of this bridge: begin at the top.") from None
 
 
@@ -414,7 +419,8 @@ def take_webhook() -> Response:
     if not config.webhook_secret:
         raise ServiceUnavailable("Webhooks are off: set AIFI_WEBHOOK_SECRET, and give AiFi the URL with that secret.")
     if not _matches((_bearer(), request.args.get("token")), (config.webhook_secret,)):
-        _bridge().journal.note("webhook_secret_wrong", "A webhook came without the right secret")
+        if _bearer() or request.args.get("token"):
+            _bridge().journal.note("webhook_secret_wrong", "A webhook came with a wrong secret")
         raise Unauthorized("Send the webhook secret as Authorization: Bearer or as ?token=.")
     body = _read_body()
     try:
@@ -475,7 +481,8 @@ def healthz() -> Response:
     problems, marks = diagnose(bridge)
     body: dict[str, Any] = {"status": "degraded" if problems else "ok"}
     if marks:
-        body["aifi_answers"] = marks.failing_since is None if marks.refreshed_at or marks.failing_since else None
+        asked = marks.refreshed_at or marks.failing_since
+        body["aifi_answers"] = not marks.failing_since if asked and marks.cause != "database_unavailable" else None
         body["mirror_age_seconds"] = _age(bridge, marks.refreshed_at)
         body["failing_since"] = marks.failing_since
         body["last_error"] = marks.error or (problems[0].message if problems else None)
@@ -544,11 +551,18 @@ def diagnose(bridge: Bridge) -> tuple[list[Problem], Marks | None]:
         if marks.failing_since:
             found.append((marks.cause, f"{marks.error}, since {_clock(marks.failing_since)}"))
         for wrong, right in (("aide_key_wrong", "poll"), ("webhook_secret_wrong", "webhook")):
-            if wrong in notes and (right not in notes or notes[right].at < shift(notes[wrong].at, -RECENT_SECONDS)):
+            if _is_current(bridge, notes.get(wrong), notes.get(right)):
                 found.append((wrong, f"{notes[wrong].text}, last {_clock(notes[wrong].at)}"))
     if not bridge.config.webhook_secret:
         found.append(("webhook_secret_missing", "Webhooks are off: AIFI_WEBHOOK_SECRET is not set"))
     return [Problem(cause, message, CAUSES[cause]) for cause, message in found], marks
+
+
+def _is_current(bridge: Bridge, wrong: Note | None, right: Note | None) -> bool:
+    """Return whether somebody came with a wrong key lately, and nobody with the right one since, or shortly before."""
+    if wrong is None or _age(bridge, wrong.at) > WRONG_KEY_SECONDS:
+        return False
+    return right is None or right.at < shift(wrong.at, -RECENT_SECONDS)
 
 
 def _blame(bridge: Bridge, error: Exception) -> tuple[str, str]:

@@ -24,7 +24,7 @@ T = TypeVar("T")
 SCHEMA_VERSION = 1
 SCHEMA = """
 CREATE TABLE orders (
-    id TEXT PRIMARY KEY,             -- AiFi's id; the session's id while only a webhook without one is known
+    id TEXT PRIMARY KEY,             -- AiFi's id; session_key() while only webhooks without one are known
     updated_at TEXT NOT NULL,        -- the order's place in the list
     created_at TEXT NOT NULL,
     status TEXT NOT NULL,
@@ -45,7 +45,7 @@ CREATE INDEX orders_by_update ON orders (updated_at, id);
 CREATE INDEX orders_by_session ON orders (session_id) WHERE session_id IS NOT NULL;
 CREATE INDEX orders_by_customer ON orders (customer_id) WHERE customer_id IS NOT NULL;
 CREATE INDEX orders_watched ON orders (watch) WHERE watch IS NOT NULL;
-CREATE TABLE customers (id TEXT PRIMARY KEY, body TEXT NOT NULL, known_at TEXT NOT NULL);
+CREATE TABLE customers (id TEXT PRIMARY KEY, body TEXT NOT NULL, aifi_at TEXT NOT NULL, known_at TEXT NOT NULL);
 CREATE INDEX customers_by_time ON customers (known_at);
 CREATE TABLE marks (
     origin TEXT NOT NULL,            -- which AiFi, stores and roles this file mirrors
@@ -131,7 +131,7 @@ class Order:
     @property
     def is_session_only(self) -> bool:
         """Whether it is known only by webhooks that named its session, but no order id."""
-        return not self.confirmed and self.id == self.session_id
+        return not self.confirmed and self.session_id is not None and self.id == session_key(self.session_id)
 
     @property
     def open(self) -> bool:
@@ -218,6 +218,11 @@ def utc_seconds(text: str) -> float:
     return datetime.fromisoformat(text[:-1] + "+00:00").timestamp()
 
 
+def session_key(session_id: str) -> str:
+    """Return the id of an order known by its session only: the session's, told apart where it could be an order's."""
+    return f"session-{session_id}" if session_id.isdigit() else session_id
+
+
 def shift(text: str, seconds: float) -> str:
     """Return the time `seconds` after `text`."""
     return utc_text(utc_seconds(text) + seconds)
@@ -240,12 +245,13 @@ def applies(row: Order, snapshot: Snapshot, now: str) -> bool:
     its lists may lag behind, must not take the order back. Between API answers the version decides, then the time.
     """
     back = takes_back(row.status, snapshot.order.get("status") or "")
+    stored_at = min(row.aifi_at, row.checked_at or row.aifi_at)  # a time after we saw it was a clock ahead
     if snapshot.source == WEBHOOK:
-        return snapshot.at >= row.aifi_at and not back
+        return snapshot.at >= stored_at and not back
     if row.pushed_at is not None:
         return not back or now >= shift(row.pushed_at, MINUTE)
     known = row.version or 1
-    return (snapshot.version or known, snapshot.at) >= (known, row.aifi_at)
+    return (snapshot.version or known, snapshot.at) >= (known, stored_at)
 
 
 def is_news(row: Order, snapshot: Snapshot) -> bool:
@@ -296,7 +302,7 @@ def merge(row: Order | None, snapshot: Snapshot, now: str, marks: Marks) -> Orde
     updated_at, cut = place(row, snapshot, now, marks) if news or uncut else (row.updated_at, row.cut)
     keeps_api_state = row is not None and not from_api and not news
     return Order(
-        id=snapshot.id or (row.id if row else snapshot.session_id),
+        id=snapshot.id or (row.id if row else session_key(snapshot.session_id)),
         updated_at=updated_at,
         order=_merge_fields(row, snapshot, news),
         session_id=snapshot.session_id or (row.session_id if row else None),
@@ -308,10 +314,6 @@ def merge(row: Order | None, snapshot: Snapshot, now: str, marks: Marks) -> Orde
         detailed=snapshot.source == DETAIL or bool(row and row.detailed and not news),
         cut=cut,
     )
-
-
-def _contradicts(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    return any(_conflict(old[key], new[key]) for key in (old.keys() & new.keys()) - FILLINGS)
 
 
 def _conflict(old: Any, new: Any) -> bool:
@@ -417,14 +419,14 @@ class Store:
         page, remembered = self._read(lambda db: work(db, False))
         return page if remembered else self._write(lambda db: work(db, True))[0]
 
-    def orders_to_check(self, limit: int, before: str, only_pushed: bool) -> list[tuple[str, bool]]:
-        """Return (id, whether that is only a session's) of orders to ask AiFi about, longest unchecked first.
+    def orders_to_check(self, limit: int, before: str, only_pushed: bool) -> list[Order]:
+        """Return orders to ask AiFi about one by one, longest unchecked first.
 
         Those are the ones whose state a webhook brought over a minute ago and, unless `only_pushed`, the open ones
         (unpaid ones for a day). Whatever was checked since `before` is left out, and what AiFi denied for an hour.
         """
         now = self.now()
-        sql = """SELECT id, confirmed = 0 AND id IS session_id FROM orders
+        sql = """SELECT * FROM orders
                  WHERE (watch IN (:unconfirmed, :pushed) AND (NOT :only_pushed OR pushed_at < :minute_ago)
                         OR watch > :open_after)
                  AND coalesce(checked_at, '') < :before
@@ -440,25 +442,26 @@ class Store:
             "hour_ago": shift(now, -HOUR),
             "limit": limit,
         }
-        return self._read(lambda db: [(row[0], bool(row[1])) for row in db.execute(sql, arguments)])
+        return self._read(lambda db: [_order(row) for row in db.execute(sql, arguments)])
 
     def mark_checked(self, order_id: str) -> None:
-        """Remember that AiFi was asked about an order now, and did not know it."""
+        """Remember that AiFi was asked about an order now, and had nothing to say that could be taken in."""
         sql = "UPDATE orders SET checked_at = ? WHERE id = ?"
         self._write(lambda db: db.execute(sql, (self.now(), order_id)))
 
     # --- customers ---
 
-    def put_customer(self, customer_id: str, body: Mapping[str, Any]) -> None:
-        """Keep a customer; the ones known longest make room."""
+    def put_customer(self, customer_id: str, body: Mapping[str, Any], at: str) -> None:
+        """Keep a customer as AiFi showed it at that time, unless a later look is kept; the oldest make room."""
+        sql = """INSERT INTO customers VALUES (?, ?, ?, ?) ON CONFLICT (id) DO
+                 UPDATE SET body = excluded.body, aifi_at = excluded.aifi_at, known_at = excluded.known_at
+                 WHERE excluded.aifi_at >= aifi_at"""
+        trim = """DELETE FROM customers WHERE known_at <
+                  (SELECT known_at FROM customers ORDER BY known_at DESC LIMIT 1 OFFSET ?)"""
 
         def work(db: sqlite3.Connection) -> None:
-            db.execute("INSERT OR REPLACE INTO customers VALUES (?, ?, ?)", (customer_id, _json(body), self.now()))
-            db.execute(
-                "DELETE FROM customers WHERE known_at < (SELECT known_at FROM customers ORDER BY known_at DESC"
-                " LIMIT 1 OFFSET ?)",
-                (MAX_CUSTOMERS - 1,),
-            )
+            db.execute(sql, (customer_id, _json(body), at, self.now()))
+            db.execute(trim, (MAX_CUSTOMERS - 1,))
 
         self._write(work)
 
@@ -511,13 +514,17 @@ class Store:
 
     def take_lease(self, name: str, holder: str, seconds: float) -> bool:
         """Take or renew the lease of that name for so long; return whether `holder` has it now."""
-        now = self.clock()
         # One that ends too late was taken by a clock that has been put back since.
         sql = """INSERT INTO leases VALUES (:name, :holder, :until) ON CONFLICT (name) DO
                  UPDATE SET holder = excluded.holder, until = excluded.until
                  WHERE holder = excluded.holder OR until <= :now OR until > excluded.until"""
-        arguments = {"name": name, "holder": holder, "now": now, "until": now + seconds}
-        return self._write(lambda db: db.execute(sql, arguments).rowcount == 1)
+
+        def work(db: sqlite3.Connection) -> bool:
+            now = self.clock()  # only here: who waited for the lock must not take it for a clock put back
+            arguments = {"name": name, "holder": holder, "now": now, "until": now + seconds}
+            return db.execute(sql, arguments).rowcount == 1
+
+        return self._write(work)
 
     def drop_lease(self, name: str, holder: str) -> None:
         """Give a lease back, where `holder` still has it."""
@@ -529,9 +536,9 @@ class Store:
 
         A slot need not survive a power cut, so it does not wait for the disk.
         """
-        now = self.clock()
 
         def work(db: sqlite3.Connection) -> float:
+            now = self.clock()
             planned = db.execute("SELECT next_request_at FROM marks").fetchone()[0]
             slot = planned if now < planned < now + MINUTE else now
             db.execute("UPDATE marks SET next_request_at = ?", (slot + interval,))
@@ -841,14 +848,16 @@ def _put_order(db: sqlite3.Connection, snapshot: Snapshot, marks: Marks, now: st
     _save(db, stored, after)
     if stored is None:
         return False
-    return True if after.updated_at != stored.updated_at or _contradicts(stored.order, after.order) else None
+    compared = (stored.order.keys() & after.order.keys()) - FILLINGS
+    changed = any(_conflict(stored.order[key], after.order[key]) for key in compared)
+    return True if changed or after.updated_at != stored.updated_at else None
 
 
 def _orphan_of(db: sqlite3.Connection, snapshot: Snapshot) -> Order | None:
     """Return the order kept under the snapshot's session because no webhook told its id."""
-    if not (snapshot.id and snapshot.session_id) or snapshot.id == snapshot.session_id:
+    if not (snapshot.id and snapshot.session_id):
         return None
-    row = _order_by_id(db, snapshot.session_id)
+    row = _order_by_id(db, session_key(snapshot.session_id))
     return row if row and row.is_session_only else None
 
 

@@ -149,7 +149,7 @@ class TestLookUps:
 @pytest.mark.parametrize("orders", [[{"id": 7}], []], ids=["an order", "none"])
 def test_a_connection_is_tried_with_one_small_request(api, client, orders):
     query = {"pageSize": "1", "orderBy": "draftCreatedAt", "direction": "desc"}
-    api.get(ORDERS_URL, match=[query_param_matcher(query)], json={"data": orders})
+    api.get(ORDERS_URL, match=[query_param_matcher(query, strict_match=False)], json={"data": orders})
     assert client.try_list() == (orders[0] if orders else None)
 
 
@@ -410,7 +410,7 @@ def numbers(api: responses.RequestsMock) -> list[str]:
 
 @pytest.mark.parametrize(
     ("total", "asked"),
-    [(1, 1), (49, 1), (199, 2), (200, 2), (201, 2), (400, 3), (449, 3)],
+    [(1, 1), (9, 1), (49, 2), (199, 2), (200, 2), (201, 2), (400, 3), (449, 3)],
 )
 def test_a_list_is_read_to_its_end_and_not_far_beyond(api, client, total, asked):
     list_orders(api, total)
@@ -418,7 +418,15 @@ def test_a_list_is_read_to_its_end_and_not_far_beyond(api, client, total, asked)
     assert numbers(api) == [str(number) for number in range(asked)]
 
 
-@pytest.mark.parametrize("most", [50, 100])
+def test_a_page_shorter_than_one_seen_before_ends_its_list(api, client):
+    list_orders(api, 201)
+    list(client.pages())
+    list_orders(api, 199)
+    assert flat(client.pages()) == list(range(199))
+    assert numbers(api) == ["0", "1", "0"]
+
+
+@pytest.mark.parametrize("most", [40, 50, 100])
 @pytest.mark.parametrize("total", [120, 200])
 def test_a_server_that_caps_the_page_size_loses_no_order(api, client, most, total):
     list_orders(api, total, most=most)
@@ -436,9 +444,9 @@ def test_a_server_that_counts_from_one_loses_no_order(api, client, before, total
 
 @pytest.mark.parametrize("before", [REFUSES, HAS_NOTHING], ids=["refuses page 0", "has nothing on page 0"])
 def test_the_number_of_the_first_page_is_learned(api, client, before):
-    list_orders(api, 10, first=1, before=before)
+    list_orders(api, 9, first=1, before=before)
     for _ in range(3):
-        assert list(client.pages()) == [list(range(10))]
+        assert list(client.pages()) == [list(range(9))]
     assert numbers(api) == ["0", "1", "1", "1"]
 
 

@@ -233,7 +233,7 @@ def test_a_trickling_answer_keeps_nobody_waiting_and_counts_once_it_is_complete(
     missed = sandbox.checkout()
     assert ids(poll(bridge)) == known
     wait_for_order(bridge, missed, seconds=25)
-    assert "AiFi cannot be read" not in bridge.log()
+    assert "The mirror cannot be refreshed" not in bridge.log()
 
 
 def test_answers_that_never_come_or_put_off_for_a_day_are_given_up(start_bridge, sandbox, tmp_path):
@@ -321,7 +321,7 @@ def test_tokens_that_expire_in_the_middle_of_a_page_walk_leave_it_complete(start
 
     wait_until(last_page_answered, MENDS_SECONDS, "the fifth page of what changed")
     assert sandbox.tokens_issued >= issued + 2
-    assert "AiFi cannot be read" not in bridge.log()
+    assert "The mirror cannot be refreshed" not in bridge.log()
 
 
 def test_an_access_token_that_is_revoked_and_restored_costs_nothing_but_time(world):

@@ -573,8 +573,8 @@ def test_that_aifi_is_down_and_up_again_is_told_once_each(start_bridge, sandbox)
         list(pollers.map(lambda _: bridge.orders(), range(40)))
     bridge.terminate()
     assert failures(bridge) == 1
-    assert sum("AiFi can be read again" in line for line in own_lines(bridge)) == 1
+    assert sum("The mirror is refreshed again" in line for line in own_lines(bridge)) == 1
 
 
 def failures(bridge: Bridge) -> int:
-    return sum("AiFi cannot be read since" in line for line in own_lines(bridge))
+    return sum("The mirror cannot be refreshed since" in line for line in own_lines(bridge))

@@ -645,15 +645,28 @@ def test_open_orders_and_those_of_webhooks_are_to_be_checked(store, clock, snaps
 
 def test_a_webhooks_order_is_left_alone_for_a_minute(store, clock):
     store.put_orders([look(source=WEBHOOK)])
-    assert store.orders_to_check(10, shift(NOW, 1), only_pushed=True) == []
+    assert to_check(store, 10, shift(NOW, 1), only_pushed=True) == []
     clock.move(61)
-    assert store.orders_to_check(10, store.now(), only_pushed=True) == [("1", False)]
+    assert to_check(store, 10, store.now(), only_pushed=True) == ["1"]
+
+
+def to_check(store: Store, *arguments: Any, **options: Any) -> list[str]:
+    return [order.id for order in store.orders_to_check(*arguments, **options)]
 
 
 def test_an_order_known_by_its_session_is_to_be_checked_by_it(store, clock):
     store.put_orders([look(None, source=WEBHOOK, session_id="s1")])
     clock.move(61)
-    assert store.orders_to_check(10, store.now(), only_pushed=True) == [("s1", True)]
+    [order] = store.orders_to_check(10, store.now(), only_pushed=True)
+    assert (order.session_id, order.is_session_only) == ("s1", True)
+
+
+def test_a_session_whose_id_could_be_an_orders_is_told_apart_from_that_order(store):
+    store.put_orders([look("123"), look(None, source=WEBHOOK, session_id="123", status="draft")])
+    assert store.get_order("123").status == "paid"
+    assert store.get_order("session-123").status == "draft"
+    store.put_orders([look("124", session_id="123")])
+    assert store.get_order("session-123") is None
 
 
 def test_the_longest_unchecked_come_first_up_to_the_limit(store, clock):
@@ -662,14 +675,14 @@ def test_the_longest_unchecked_come_first_up_to_the_limit(store, clock):
         clock.move(1)
     store.put_orders([look("1", status="draft")])
     clock.move(1)
-    assert store.orders_to_check(2, store.now(), only_pushed=False) == [("2", False), ("3", False)]
+    assert to_check(store, 2, store.now(), only_pushed=False) == ["2", "3"]
 
 
 def test_what_was_checked_since_is_left_out(store, clock):
     store.put_orders([look(status="draft")])
-    assert store.orders_to_check(10, NOW, only_pushed=False) == []
+    assert to_check(store, 10, NOW, only_pushed=False) == []
     clock.move(1)
-    assert store.orders_to_check(10, store.now(), only_pushed=False) == [("1", False)]
+    assert to_check(store, 10, store.now(), only_pushed=False) == ["1"]
 
 
 def test_what_aifi_denied_is_left_out_for_an_hour(store, clock):
@@ -677,9 +690,9 @@ def test_what_aifi_denied_is_left_out_for_an_hour(store, clock):
     clock.move(61)
     store.mark_checked("1")
     clock.move(HOUR - 1)
-    assert store.orders_to_check(10, store.now(), only_pushed=True) == []
+    assert to_check(store, 10, store.now(), only_pushed=True) == []
     clock.move(2)
-    assert store.orders_to_check(10, store.now(), only_pushed=True) == [("1", False)]
+    assert to_check(store, 10, store.now(), only_pushed=True) == ["1"]
 
 
 # --- bounds
@@ -729,20 +742,26 @@ def test_a_full_store_still_takes_aifis_orders(small):
 
 def test_customers_are_bounded_and_the_oldest_make_room(small, clock):
     for n in range(5):
-        small.put_customer(str(n), {"id": str(n)})
+        small.put_customer(str(n), {"id": str(n)}, small.now())
         clock.move(1)
     assert [n for n in range(5) if small.get_customer(str(n))] == [2, 3, 4]
 
 
 def test_a_customer_who_is_seen_again_stays(small, clock):
     for n in (0, 1, 2, 0, 3):
-        small.put_customer(str(n), {"id": str(n)})
+        small.put_customer(str(n), {"id": str(n)}, small.now())
         clock.move(1)
     assert [n for n in range(5) if small.get_customer(str(n))] == [0, 2, 3]
 
 
+def test_an_earlier_look_at_a_customer_does_not_replace_a_later_one(store):
+    store.put_customer("11", {"id": "11", "email": "new@example.com"}, NOW)
+    store.put_customer("11", {"id": "11", "email": "old@example.com"}, shift(NOW, -1))
+    assert store.get_customer("11") == ({"id": "11", "email": "new@example.com"}, NOW)
+
+
 def test_a_customer_comes_back_with_the_time_it_was_seen(store):
-    store.put_customer("11", {"id": "11", "first_name": "Åsa"})
+    store.put_customer("11", {"id": "11", "first_name": "Åsa"}, store.now())
     assert store.get_customer("11") == ({"id": "11", "first_name": "Åsa"}, NOW)
     store.drop_customer("11")
     assert store.get_customer("11") is None
