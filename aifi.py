@@ -53,7 +53,7 @@ CONNECT_SECONDS, READ_SECONDS, BODY_SECONDS = 3, 15, 30
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 RETRIES, BACKOFF_SECONDS, BACKOFF_MAX_SECONDS = 4, 0.25, 10
 REQUEST_INTERVAL = 1 / 16  # [G] allows 20 a second; less, as a loaded machine bunches what was to be sent evenly
-BACKFILL_INTERVAL = 1 / 19
+BACKFILL_INTERVAL = 1 / 19.4
 SLOT_WAIT_SECONDS, SLOT_LATE_SECONDS, SLOT_TRIES = 10, 0.02, 3
 PAGE_SIZE = 200  # [G] the most
 SURELY_LAST = 10  # no server caps its pages below this; a page shorter than the longest seen ends its list
@@ -66,7 +66,7 @@ LEASE_SECONDS, LEASE_RENEWALS = 30, 18
 PAUSE_MAX_SECONDS = 10
 CUSTOMER_SECONDS = HOUR
 MAX_FLIGHTS, FLIGHT_SECONDS = 32, 180
-MAX_ORDER_BYTES = 64 * 1024
+MAX_ORDER_BYTES, FEW_LINES = 64 * 1024, 10  # so few lines of MAX_TEXT a field are never as large
 ISO_TIME = r"([12]\d{3}-\d\d-\d\d)[T ](\d\d:\d\d:\d\d)(?:[.,](\d{1,9}))?\s*(Z|[+-](?:[01]\d|2[0-3]):?[0-5]\d)?"
 MAX_TEXT = 500
 NETWORK_ERRORS = (requests.RequestException, HTTPError, OSError)  # reading a streamed body raises urllib3's own
@@ -538,7 +538,7 @@ def read_push(body: Any, now: str, currency: str = "") -> Push:
         "line_items": [_line_item(line) for line in body.get("cart") or []],
     }
     order = {key: value for key, value in order.items() if value not in (None, "", {}, [])}
-    if len(json.dumps(order)) > MAX_ORDER_BYTES:
+    if len(order.get("line_items", ())) > FEW_LINES and len(json.dumps(order)) > MAX_ORDER_BYTES:
         raise Unreadable(f"the order is larger than {MAX_ORDER_BYTES // 1024} KiB")
     return Push("checkout", snapshot=Snapshot(order_id, order, at, WEBHOOK, session.get("id")), **push)
 
@@ -882,7 +882,10 @@ class Mirror:
             filtered = filtered or (bool(stores) and push.store_id not in stores)
         if push.customer:
             if not filtered:
-                self._store.put_customer(push.customer["id"], push.customer, min(push.at, self._store.now()))
+                customer_id = push.customer["id"]
+                known = self._store.get_customer(customer_id)  # a webhook may name only what changed
+                body = {**(known[0] if known else {}), **push.customer}
+                self._store.put_customer(customer_id, body, min(push.at, self._store.now()))
             return Receipt("customer", "filtered" if filtered else "kept", push.customer["id"])
         if push.snapshot is None:
             return Receipt(push.kind, "ignored")

@@ -86,7 +86,8 @@ PAGE_HEADERS = {
 CAUSES = {
     "aifi_token_refused": "Set AIFI_ACCESS_TOKEN (or AIFI_CLIENT_ID and AIFI_CLIENT_SECRET) to what AiFi gave you.",
     "aifi_refuses": "Check AIFI_BASE_URL, AIFI_STORE_ID and AIFI_CUSTOMER_ROLE.",
-    "aifi_unavailable": "Nothing to do: it is tried again at every poll. If it lasts, check AIFI_BASE_URL or ask AiFi.",
+    "aifi_unavailable": "Nothing to do: it is tried again at every poll. If it lasts, check AIFI_BASE_URL (or "
+    "AIFI_TOKEN_URL), or ask AiFi.",
     "database_unavailable": "Check that the folder of DATABASE_PATH can be written and is on a local disk.",
     "disk_full": "Make room on the disk of DATABASE_PATH, or give the service a larger one.",
     "aide_key_wrong": "Give Aide the key that AIDE_API_KEY holds.",
@@ -396,7 +397,7 @@ def _check_sum(text: bytes) -> bytes:
 def _page_size() -> int:
     text = request.args.get("page_size", str(DEFAULT_PAGE_SIZE))
     if not re.fullmatch(r"[0-9]{1,3}", text) or not 1 <= int(text) <= MAX_PAGE_SIZE:
-        raise _bad_request("invalid_page_size", f"page_size is no whole number from 1 to {MAX_PAGE_SIZE}.")
+        raise _bad_request("invalid_page_size", f"page_size must be a whole number from 1 to {MAX_PAGE_SIZE}.")
     return int(text)
 
 
@@ -407,7 +408,9 @@ def _page_token() -> tuple[str, str] | None:
     try:
         return decode_token(token)
     except ValueError:
-        raise _bad_request("invalid_page_token", "page_token is none of this bridge: begin at the top.") from None
+        raise _bad_request(
+            "invalid_page_token", "page_token is damaged or not from this bridge: begin at the top."
+        ) from None
 
 
 # --- AiFi's side ---
@@ -428,7 +431,7 @@ def take_webhook() -> Response:
     except aifi.Unreadable as error:
         log.warning("Webhook refused: %s", error)
         _bridge().journal.note("webhook_refused", f"A webhook was refused: {error}")
-        raise _bad_request("invalid_webhook", f"This is no webhook of AiFi's: {error}.") from None
+        raise _bad_request("invalid_webhook", f"Not a webhook of AiFi's: {error}.") from None
     receipt = mirror.take_push(push)
     if push.kind != "other":  # AiFi's other pushes, and the doctor's, are nothing to speak of
         log.info("Webhook: %s", receipt)
@@ -638,6 +641,8 @@ def doctor(url: str) -> None:
         try:
             for name, finding in check(bridge):
                 click.echo(f"✓ {name}: {finding}")
+        except _Unchecked as reason:
+            click.echo(f"– {reason}")
         except _Sick as error:
             wrong += 1
             click.echo(f"✗ {error} → {CAUSES[error.cause]}")
@@ -645,8 +650,12 @@ def doctor(url: str) -> None:
     for problem in problems:
         click.echo(f"✗ Bridge: {problem.message} → {problem.remedy}")
     if not problems:
-        click.echo("✓ Bridge: sees no problem")
+        click.echo("✓ Bridge: has met no problem lately")
     raise SystemExit(1 if wrong or problems else 0)
+
+
+class _Unchecked(Exception):
+    """The doctor could not check something, for the reason in the text."""
 
 
 class _Sick(Exception):
@@ -691,15 +700,14 @@ def _check_aifi(bridge: Bridge) -> Iterator[tuple[str, str]]:
 def _check_public(bridge: Bridge, url: str) -> Iterator[tuple[str, str]]:
     """Push a webhook that is ignored through the public URL, to see that it leads here and knows the secret."""
     if not bridge.config.webhook_secret:
-        return  # one of the problems, below
+        raise _Unchecked("Public URL: not checked, as webhooks are off")
     try:
         note = bridge.store.notes().get("public_url")
     except StoreError as error:
         raise _Sick("Public URL", *_blame(bridge, error)) from None
     address = (url or (note.text if note else "")).rstrip("/")
     if not address:
-        yield "Public URL", "not known until Aide has polled; name it with --url"
-        return
+        raise _Unchecked("Public URL: not known until Aide has polled; name it with --url")
     try:
         answer = requests.post(
             f"{address}/webhooks/aifi",
@@ -744,7 +752,7 @@ def backfill(days: int) -> None:
     except KeyboardInterrupt:
         raise click.ClickException("Interrupted. What was read is kept: start it again to go on.") from None
     marks = bridge.store.marks()
-    click.echo(f"{count:,} orders read; the mirror reaches back to {_clock(marks.horizon)}.")
+    click.echo(f"{count:,} older orders read; the mirror reaches back to {_clock(marks.horizon)}.")
 
 
 @click.command()

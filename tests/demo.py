@@ -6,6 +6,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -160,6 +161,10 @@ def main() -> int:
     """Run the demo; return the exit status."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     port = int(os.environ.get("PORT") or free_port())
+    with socket.socket() as probe:
+        if probe.connect_ex(("127.0.0.1", port)) == 0:
+            print(f"Port {port} is taken: set PORT to another.", file=sys.stderr)
+            return 1
     try:
         with (
             tempfile.TemporaryDirectory(prefix="bridge-demo-") as folder,

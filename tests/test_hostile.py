@@ -527,9 +527,9 @@ def test_customers_are_bounded(start_bridge, sandbox):
     bridge = start_bridge(REFRESH_SECONDS=600)
     bridge.get("/v1/latest_orders")
     times = (f"2025-11-01T00:00:{number // 1000:02d}.{number % 1000:03d}Z" for number in range(MAX_CUSTOMERS))
-    rows = [(str(10**10 + number), "{}", known_at) for number, known_at in enumerate(times)]
+    rows = [(str(10**10 + number), "{}", known_at, known_at) for number, known_at in enumerate(times)]
     with database(bridge) as connection:
-        connection.executemany("INSERT INTO customers (id, body, known_at) VALUES (?, ?, ?)", rows)
+        connection.executemany("INSERT INTO customers (id, body, aifi_at, known_at) VALUES (?, ?, ?, ?)", rows)
     for number in range(3):
         body = sandbox.customer_webhook(11)
         body["customer"]["id"] = 10**11 + number

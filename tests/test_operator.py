@@ -363,7 +363,7 @@ def test_backfill_shows_orders_rate_and_time_left(bridge, sandbox, terminal):
     shown = read()
     assert re.search(r"[\d,]+ orders, [\d,]+ a second", shown), shown
     assert re.search(r"\b\d+%\s+\d\d:\d\d:\d\d\b", shown), "no time left"
-    assert re.search(r"7,\d{3} orders read", shown)
+    assert re.search(r"7,\d{3} older orders read", shown)
     assert "Traceback" not in shown
 
 
@@ -390,7 +390,7 @@ def test_backfill_that_was_interrupted_goes_on_where_it_was(bridge, sandbox, ter
     sandbox.forget_requests()
     output = flask(bridge, "backfill").stdout
     assert all(page.args["maxDraftCreatedAt"][0] <= later(reached) for page in older_pages(sandbox))
-    read_now = int(re.search(r"([\d,]+) orders read", output)[1].replace(",", ""))
+    read_now = int(re.search(r"([\d,]+) older orders read", output)[1].replace(",", ""))
     assert 4000 <= known + read_now <= 4010, "only the orders of the very time that was reached come twice"
     assert "complete" in flask(bridge, "status").stdout
     assert sorted(ids(bridge)) == sorted(map(str, sandbox.order_ids()))
