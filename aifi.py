@@ -819,7 +819,14 @@ class Mirror:
         :raises AifiUnavailable: the page would be empty, but not because AiFi said that there is nothing more
         :raises StoreError: the mirror cannot be read
         """
-        deadline = self._deadline()
+        deadline, asked_at = self._deadline(), self._store.now()
+
+        def is_current(marks: Marks) -> bool:
+            return marks.horizon is not None and (after is not None or self._is_fresh(marks, asked_at))
+
+        page = self._store.serve_page(limit, after, may_be_short=False, only_if=is_current)
+        if page and (page.summaries or page.ended):
+            return page
         begins = after is None or self._store.marks().horizon is None  # the file may have been lost within a walk
         trouble = self._freshen(deadline) if begins else None
         while True:

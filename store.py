@@ -21,6 +21,9 @@ from typing import Any, TypeVar
 log = logging.getLogger("bridge.store")
 T = TypeVar("T")
 
+MINUTE, HOUR, DAY = 60, 3600, 86400
+SETTLING_SECONDS = HOUR  # an order is nearly always settled within this time of its draft
+
 SCHEMA_VERSION = 1
 SCHEMA = """
 CREATE TABLE orders (
@@ -62,6 +65,17 @@ CREATE TABLE leases (name TEXT PRIMARY KEY, holder TEXT NOT NULL, until REAL NOT
 CREATE TABLE notes (name TEXT PRIMARY KEY, at TEXT NOT NULL, text TEXT NOT NULL, count INTEGER NOT NULL DEFAULT 1);
 """
 
+# A page's summaries and the marks, in one row: Python hands its threads' lock over at each row and statement, which
+# under load costs more than they do. JSON has no bare line feed. The order is that of the inner query.
+PAGE_SQL = f"""
+SELECT (SELECT group_concat(summary, char(10)) FROM (
+            SELECT summary FROM orders WHERE (updated_at, id) < (?, ?) AND updated_at > CASE
+                WHEN complete THEN '' WHEN horizon IS NULL THEN '~'
+                ELSE strftime('%Y-%m-%dT%H:%M:%fZ', horizon, '+{SETTLING_SECONDS} seconds') END
+            ORDER BY updated_at DESC, id DESC LIMIT ?)),
+       marks.* FROM marks
+"""  # noqa: S608 - a constant
+
 HISTORY, LIST, REREAD, DETAIL, WEBHOOK = "history", "list", "reread", "detail", "webhook"
 SUMMARY_FIELDS = ("id", "updated_at", "display_id", "created_at", "status", "total_amount", "currency", "customer_id")
 LIFE = ("draft", "completed_so_far", "completed", "paymentProcessing", "unpaid", "paid", "contested", "reviewed")
@@ -69,14 +83,13 @@ OPEN = frozenset({"draft", "completed_so_far", "completed", "paymentProcessing",
 LISTED = frozenset({"external_id", "customer_id", "currency"})  # shown by the list, and not by every webhook
 FILLINGS = frozenset({"created_at", "line_items", "session"})  # detail of a state, no news of their own
 UNCONFIRMED, PUSHED, ALWAYS = "0", "1", "9"  # of Order.watch, as texts around all times
-MINUTE, HOUR, DAY = 60, 3600, 86400
-SETTLING_SECONDS = HOUR  # an order is nearly always settled within this time of its draft
 BUSY_SECONDS = 3.0  # for SQLite's lock, and before that for our own
 NOTE_PATIENCE_SECONDS = 0.2
 JOURNAL_BYTES = 16 * 1024 * 1024
 CHECKPOINT_PAGES = 4000  # as much; seldom, as many commits write the same pages of the indexes
 CACHE_KIB = 512  # a connection; the system caches the file anyhow, and once for all
 MAX_UNCONFIRMED = 10_000  # orders that only webhooks have named
+MAX_CONNECTIONS = 64  # more than there ever are at once, over all processes
 MAX_CUSTOMERS = 10_000
 
 
@@ -400,17 +413,23 @@ class Store:
 
         return self._read(work)
 
-    def serve_page(self, limit: int, after: tuple[str, str] | None, may_be_short: bool) -> Page | None:
+    def serve_page(
+        self,
+        limit: int,
+        after: tuple[str, str] | None,
+        may_be_short: bool,
+        only_if: Callable[[Marks], bool] = lambda marks: True,
+    ) -> Page | None:
         """Return the page after the row `(updated_at, id)`, and remember in the same transaction what it served.
 
         :param may_be_short: False: return None where the page would reach below the horizon
+        :param only_if: return None where this does not hold of the marks
         """
 
         def work(db: sqlite3.Connection, writing: bool) -> tuple[Page | None, bool]:
-            marks = _marks(db)
-            floor = "" if marks.complete else shift(marks.horizon, SETTLING_SECONDS) if marks.horizon else "~"
-            summaries = _summaries_below(db, after or ("~", ""), floor, limit + 1)
-            if not (len(summaries) > limit or marks.complete or may_be_short):
+            text, *values = db.execute(PAGE_SQL, (*(after or ("~", "")), limit + 1)).fetchone()
+            marks, summaries = Marks(*values), text.split("\n") if text else []
+            if not (only_if(marks) and (len(summaries) > limit or marks.complete or may_be_short)):
                 return None, True
             ended = bool(marks.complete) and len(summaries) <= limit
             del summaries[limit:]
@@ -420,7 +439,7 @@ class Store:
             page = Page(summaries, (last["updated_at"], last["id"]), ended)
             return page, _remember_served(db, marks, first["updated_at"], writing)
 
-        page, remembered = self._read(lambda db: work(db, False), statements=2)
+        page, remembered = self._read(lambda db: work(db, False))
         return page if remembered else self._write(lambda db: work(db, True))[0]
 
     def orders_to_check(self, limit: int, before: str, only_pushed: bool) -> list[Order]:
@@ -733,9 +752,10 @@ class Store:
 
 
 class _Connection(sqlite3.Connection):
-    """A connection that remembers which file it opened, and how it is set."""
+    """A connection that remembers which file it opened, how it is set, and how much room it found."""
 
     file_id: tuple[tuple[int, int] | None, tuple[int, int] | None] = (None, None)
+    room: int = 0  # for orders that only webhooks have named; see _make_room
     _setting: tuple[bool, float] = (True, BUSY_SECONDS)
 
     def configure(self, durable: bool, patience: float) -> None:
@@ -873,13 +893,20 @@ def _as_webhook(row: Order) -> Snapshot:
     return Snapshot(None, row.order, row.aifi_at, WEBHOOK, row.session_id, row.version)
 
 
-def _make_room(db: sqlite3.Connection) -> None:
+def _make_room(db: "_Connection") -> None:
     """Bound the orders that only webhooks have named: the ones that AiFi denied longest ago make room.
+
+    Counting takes a while where there are many, so a connection counts anew only after part of the room it found.
 
     :raises StoreError: there are too many that AiFi was not asked about yet
     """
-    sql = "SELECT 1 FROM orders WHERE watch = ? LIMIT 1 OFFSET ?"
-    if db.execute(sql, (UNCONFIRMED, MAX_UNCONFIRMED - 1)).fetchone() is None:
+    if db.room:
+        db.room -= 1
+        return
+    sql = "SELECT count(*) FROM (SELECT 1 FROM orders WHERE watch = ? LIMIT ?)"
+    room = MAX_UNCONFIRMED - db.execute(sql, (UNCONFIRMED, MAX_UNCONFIRMED)).fetchone()[0]
+    db.room = room // MAX_CONNECTIONS
+    if room:
         return
     sql = """DELETE FROM orders WHERE id = (
              SELECT id FROM orders WHERE watch = ? AND checked_at IS NOT NULL ORDER BY checked_at LIMIT 1)"""
@@ -916,19 +943,6 @@ def _save(db: sqlite3.Connection, before: Order | None, after: Order) -> None:
     }
     columns, places = ", ".join(values), ", ".join(f":{name}" for name in values)
     db.execute(f"INSERT OR REPLACE INTO orders ({columns}) VALUES ({places})", values)  # noqa: S608 - constant names
-
-
-def _summaries_below(db: sqlite3.Connection, after: tuple[str, str], floor: str, limit: int) -> list[str]:
-    """Return the summaries between two places, newest first.
-
-    In one row: Python hands the lock of its threads over at each row, which costs more than the rows under load. JSON
-    has no bare line feed.
-    """
-    sql = """SELECT group_concat(summary, char(10)) FROM (
-                 SELECT summary FROM orders WHERE (updated_at, id) < (?, ?) AND updated_at > ?
-                 ORDER BY updated_at DESC, id DESC LIMIT ?)"""
-    text = db.execute(sql, (*after, floor, limit)).fetchone()[0]
-    return text.split("\n") if text else []
 
 
 def _remember_served(db: sqlite3.Connection, marks: Marks, until: str, writing: bool) -> bool:
