@@ -89,7 +89,6 @@ JOURNAL_BYTES = 16 * 1024 * 1024
 CHECKPOINT_PAGES = 4000  # as much; seldom, as many commits write the same pages of the indexes
 CACHE_KIB = 512  # a connection; the system caches the file anyhow, and once for all
 MAX_UNCONFIRMED = 10_000  # orders that only webhooks have named
-MAX_CONNECTIONS = 64  # more than there ever are at once, over all processes
 MAX_CUSTOMERS = 10_000
 
 
@@ -752,10 +751,9 @@ class Store:
 
 
 class _Connection(sqlite3.Connection):
-    """A connection that remembers which file it opened, how it is set, and how much room it found."""
+    """A connection that remembers which file it opened, and how it is set."""
 
     file_id: tuple[tuple[int, int] | None, tuple[int, int] | None] = (None, None)
-    room: int = 0  # for orders that only webhooks have named; see _make_room
     _setting: tuple[bool, float] = (True, BUSY_SECONDS)
 
     def configure(self, durable: bool, patience: float) -> None:
@@ -893,20 +891,13 @@ def _as_webhook(row: Order) -> Snapshot:
     return Snapshot(None, row.order, row.aifi_at, WEBHOOK, row.session_id, row.version)
 
 
-def _make_room(db: "_Connection") -> None:
+def _make_room(db: sqlite3.Connection) -> None:
     """Bound the orders that only webhooks have named: the ones that AiFi denied longest ago make room.
-
-    Counting takes a while where there are many, so a connection counts anew only after part of the room it found.
 
     :raises StoreError: there are too many that AiFi was not asked about yet
     """
-    if db.room:
-        db.room -= 1
-        return
-    sql = "SELECT count(*) FROM (SELECT 1 FROM orders WHERE watch = ? LIMIT ?)"
-    room = MAX_UNCONFIRMED - db.execute(sql, (UNCONFIRMED, MAX_UNCONFIRMED)).fetchone()[0]
-    db.room = room // MAX_CONNECTIONS
-    if room:
+    sql = "SELECT 1 FROM orders WHERE watch = ? LIMIT 1 OFFSET ?"
+    if db.execute(sql, (UNCONFIRMED, MAX_UNCONFIRMED - 1)).fetchone() is None:
         return
     sql = """DELETE FROM orders WHERE id = (
              SELECT id FROM orders WHERE watch = ? AND checked_at IS NOT NULL ORDER BY checked_at LIMIT 1)"""
