@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -388,6 +389,18 @@ def test_an_aifi_with_small_pages_does_no_harm(sandbox, start_bridge):
 
 
 # --- how fresh it is
+
+
+def test_a_checkout_that_aifi_shows_minutes_late_is_at_the_head(sandbox, start_bridge):
+    sandbox.seed_orders(5)
+    sandbox.checkout()
+    bridge = start_bridge(REFRESH_SECONDS=ALWAYS)
+    before = walk(bridge)
+    two_minutes_ago = datetime.now(timezone.utc) - timedelta(minutes=2)
+    late = sandbox.checkout(drafted_at=two_minutes_ago, at=two_minutes_ago)
+    first = newest(bridge)
+    assert first["id"] == str(late)
+    assert first["updated_at"] > before[0]["updated_at"]
 
 
 def test_a_checkout_is_in_the_very_next_answer_after_its_webhook(sandbox, start_bridge):
