@@ -10,16 +10,16 @@ help: ## Show the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 bench: $(READY) ## Measure the bridge beside its limits, in 10 minutes; QUICK=1 in 90 seconds
-	@$(BIN)/python -m bench $(if $(QUICK),--quick)
+	@$(BIN)/python -m tools.bench $(if $(QUICK),--quick)
 
 demo: $(READY) ## Try the bridge with a sandbox AiFi; Ctrl-C ends both
-	@$(BIN)/python -m tests.demo
+	@$(BIN)/python -m tools.demo
 
 fuzz: $(READY) ## Search for a history that breaks a guarantee, for 5 minutes or SECONDS=600
-	@FUZZ_SECONDS=$(or $(SECONDS),300) $(BIN)/python -m pytest tests/test_guarantees.py
+	@FUZZ_SECONDS=$(or $(SECONDS),300) $(BIN)/python -m pytest tests/histories
 
 pictures: $(READY) ## Take the README's pictures of the demo; needs Chromium
-	@$(BIN)/python -m tests.take_pictures
+	@$(BIN)/python -m tools.pictures
 
 run: $(READY) ## Serve by the Procfile, with the environment's settings or those in .env
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/honcho --no-prefix start --port $${PORT:-8000} web

@@ -1,1 +1,1 @@
-"""Tests of the bridge, and the sandbox AiFi that they run against."""
+"""Tests of the bridge: units, the whole system, and random histories."""

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import Bridge
-from tests.sandbox import Sandbox
+from tools.harness import Bridge
+from tools.sandbox import Sandbox
 
 BRIDGES = pytest.StashKey[list[Bridge]]()
 

@@ -12,7 +12,7 @@ is a fault to `inject`. All settings are plain attributes and may be changed whi
 Inside, times are whole milliseconds since 1970 (UTC) by the sandbox's own clock, and money is whole cents. Methods take
 a moment as seconds since 1970, as a `datetime`, or as ISO 8601 text.
 
-    python -m tests.sandbox --port 8001 --orders 400 --days 3 --live
+    python -m tools.sandbox --port 8001 --orders 400 --days 3 --live
 """
 
 import argparse
@@ -1510,7 +1510,3 @@ def main():
             sandbox.live(options.every)
         print(f"Sandbox AiFi with {options.orders} orders at {sandbox.base_url}", flush=True)
         stop.wait()
-
-
-if __name__ == "__main__":
-    main()

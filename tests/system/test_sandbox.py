@@ -18,8 +18,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import requests
 
-from tests.harness import PROJECT, free_port, wait_until
-from tests.sandbox import Sandbox
+from tools.harness import PROJECT, free_port, wait_until
+from tools.sandbox import Sandbox
 
 TIMEOUT_SECONDS = 5
 BERLIN = timezone(timedelta(hours=1))
@@ -509,7 +509,7 @@ def test_stopping_closes_idle_connections(faulty):
 
 def test_the_command_serves_until_it_is_told_to_stop():
     port = free_port()
-    command = [sys.executable, "-m", "tests.sandbox", "--port", str(port), "--orders", "7", "--live"]
+    command = [sys.executable, "-m", "tools.sandbox", "--port", str(port), "--orders", "7", "--live"]
     with subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, text=True) as process:
         line = process.stdout.readline()
         url = f"http://127.0.0.1:{port}/api/admin/v2"

@@ -23,8 +23,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 import aifi
 from store import DAY, HOUR, MINUTE, Order, Page, Store, utc_seconds, utc_text
-from tests import model_aifi
-from tests.model_aifi import BARE, HONOURS, IGNORES, REFUSES, Client, Clock, Model
+from tests.histories import model_aifi
+from tests.histories.model_aifi import BARE, HONOURS, IGNORES, REFUSES, Client, Clock, Model
 
 START = utc_seconds("2025-11-01T12:00:00.000Z")
 PAGE_SIZE, SURELY_LAST = 5, 3  # AiFi's pages and the bridge's idea of them, small, so that few orders fill many

@@ -20,11 +20,11 @@ from typing import Any
 
 import requests
 
-from bench.load import cpu_of_children
-from bench.report import Ratios, Row, milliseconds, say
 from store import utc_text
-from tests.harness import PROJECT, Bridge, wait_until
-from tests.sandbox import Sandbox
+from tools.bench.load import cpu_of_children
+from tools.bench.report import Ratios, Row, milliseconds, say
+from tools.harness import PROJECT, Bridge, wait_until
+from tools.sandbox import Sandbox
 
 REFRESH_SECONDS = 0.1
 SHOP_ORDERS, SHOP_DAYS = 2_000, 14

@@ -16,9 +16,9 @@ import pytest
 import requests
 
 from app import VARIABLES
-from tests.contract import check, check_value, document
-from tests.harness import AIDE_KEY, PROJECT, WEBHOOK_SECRET, Bridge, free_port, wait_until
-from tests.sandbox import Sandbox
+from tests.system.contract import check, check_value, document
+from tools.harness import AIDE_KEY, PROJECT, WEBHOOK_SECRET, Bridge, free_port, wait_until
+from tools.sandbox import Sandbox
 
 LATEST, ORDER, CUSTOMER = "/v1/latest_orders", "/v1/orders/{orderId}", "/v1/customers/{customerId}"
 WEBHOOK, HEALTH = "/webhooks/aifi", "/healthz"

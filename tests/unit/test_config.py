@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from app import VARIABLES, Config, ConfigError, create_app
-from tests.harness import PROJECT
+from tools.harness import PROJECT
 
 ENOUGH = {"AIDE_API_KEY": "aide-key", "AIFI_ACCESS_TOKEN": "aifi-token"}
 SECRETS = {

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import AIDE_KEY, PROJECT, WEBHOOK_SECRET, Bridge, free_port, wait_until
-from tests.sandbox import Sandbox
+from tools.harness import AIDE_KEY, PROJECT, WEBHOOK_SECRET, Bridge, free_port, wait_until
+from tools.sandbox import Sandbox
 
 COMMAND_SECONDS = 60
 ISO = r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d[,.]\d{3}"

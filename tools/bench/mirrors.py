@@ -12,8 +12,8 @@ import aifi
 from app import Bridge as Parts
 from app import Config, create_app, encode_token
 from store import DETAIL, Snapshot, utc_text
-from tests.harness import Bridge
-from tests.sandbox import Sandbox
+from tools.harness import Bridge
+from tools.sandbox import Sandbox
 
 LINES = 5
 PATTERNS = 300  # so many orders of the sandbox, which then repeat under other ids, times and sessions

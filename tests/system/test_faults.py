@@ -17,8 +17,8 @@ import pytest
 import requests
 
 from tests.conftest import BRIDGES
-from tests.harness import WEBHOOK_SECRET, Bridge, wait_until
-from tests.sandbox import Sandbox
+from tools.harness import WEBHOOK_SECRET, Bridge, wait_until
+from tools.sandbox import Sandbox
 
 WAIT_SECONDS = 1
 IN_TIME = WAIT_SECONDS + 3  # for an answer that may wait for AiFi; a busy machine gets some slack

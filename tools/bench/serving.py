@@ -15,11 +15,11 @@ from pathlib import Path
 
 import psutil
 
-from bench import load, mirrors
-from bench.load import Run, Target
-from bench.report import Ratios, Row, a_second, milliseconds, say
-from tests.harness import AIDE_KEY, WEBHOOK_SECRET, Bridge, wait_until
-from tests.sandbox import Sandbox
+from tools.bench import load, mirrors
+from tools.bench.load import Run, Target
+from tools.bench.report import Ratios, Row, a_second, milliseconds, say
+from tools.harness import AIDE_KEY, WEBHOOK_SECRET, Bridge, wait_until
+from tools.sandbox import Sandbox
 
 SMALL = 1_000
 MEBIBYTE = 1024 * 1024
@@ -117,7 +117,7 @@ def _bare(folder: Path, like: Bridge) -> Bridge:
 
 def _bare_bridge(folder: Path, factory: str, settings: Mapping[str, int]) -> Bridge:
     folder.mkdir()
-    return Bridge(mirrors.NO_AIFI, folder, command=f'gunicorn "bench.bare:{factory}()"', **settings)
+    return Bridge(mirrors.NO_AIFI, folder, command=f'gunicorn "tools.bench.bare:{factory}()"', **settings)
 
 
 def _targets(servers: Servers, count: int, token: str) -> dict[str, Target]:

@@ -11,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import requests
 
-from tests.harness import AIDE_KEY, WEBHOOK_SECRET, Bridge
-from tests.sandbox import Sandbox
+from tools.harness import AIDE_KEY, WEBHOOK_SECRET, Bridge
+from tools.sandbox import Sandbox
 
 SECONDS = 6
 WORKERS = 3

@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from app import VARIABLES
-from tests.harness import PROJECT, Bridge, procfile_command
+from tools.harness import PROJECT, Bridge, procfile_command
 
 SECRETS = {"AIDE_API_KEY", "AIFI_WEBHOOK_SECRET"}
 CREDENTIALS = {"AIFI_ACCESS_TOKEN", "AIFI_CLIENT_ID", "AIFI_CLIENT_SECRET"}
@@ -186,7 +186,7 @@ def test_it_runs_as_the_platforms_start_it(start_bridge):
 
 def test_it_writes_nothing_beside_its_code(sandbox, tmp_path):
     code = tmp_path / "code"
-    unneeded = shutil.ignore_patterns(".*", "__pycache__", "tests", "bench", "*.db*")
+    unneeded = shutil.ignore_patterns(".*", "__pycache__", "tests", "tools", "docs", "*.db*")
     shutil.copytree(PROJECT, code, ignore=unneeded)
     before = sorted(code.rglob("*"))
     for folder in [code, *(path for path in before if path.is_dir())]:

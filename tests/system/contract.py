@@ -8,7 +8,7 @@ import requests
 import yaml
 from jsonschema import Draft202012Validator, FormatChecker, ValidationError
 
-from tests.harness import PROJECT
+from tools.harness import PROJECT
 
 FORMATS = FormatChecker(formats=["email"])  # a format that no checker knows would pass unseen
 

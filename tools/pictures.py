@@ -6,11 +6,11 @@ from pathlib import Path
 
 from playwright.sync_api import Error
 
-from tests.browser import open_chromium
-from tests.demo import WEBHOOK_SECRET, run_sandbox
-from tests.harness import AIDE_KEY, PROJECT, Bridge, free_port, wait_until
+from tools.browser import open_chromium
+from tools.demo import WEBHOOK_SECRET, run_sandbox
+from tools.harness import AIDE_KEY, PROJECT, Bridge, free_port, wait_until
 
-PICTURE = PROJECT / "tests" / "pictures" / "status.png"
+PICTURE = PROJECT / "docs" / "pictures" / "status.png"
 WIDTH, HEIGHT = 800, 600
 PUBLIC = {"Host": "orders.example.com", "X-Forwarded-Proto": "https"}  # as the platform's router would say
 

@@ -20,8 +20,8 @@ import requests
 import yaml
 
 from tests.conftest import BRIDGES
-from tests.harness import AIDE_KEY, PROJECT, WEBHOOK_SECRET, Bridge, wait_until
-from tests.sandbox import Sandbox
+from tools.harness import AIDE_KEY, PROJECT, WEBHOOK_SECRET, Bridge, wait_until
+from tools.sandbox import Sandbox
 
 PATIENCE_SECONDS = 30  # of both platforms, between SIGTERM and SIGKILL
 PUBLIC = "bridge.example.com"

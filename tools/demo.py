@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-from tests.harness import PROJECT, START_SECONDS, STOP_SECONDS, Bridge, free_port, wait_until
+from tools.harness import PROJECT, START_SECONDS, STOP_SECONDS, Bridge, free_port, wait_until
 
 AIDE_KEY = "aide-demo-key"
 WEBHOOK_SECRET = "aifi-demo-secret"
@@ -74,7 +74,7 @@ def run_sandbox(folder: Path, webhook_url: str) -> Iterator[RunningSandbox]:
     arguments = [str(word) for option in options.items() for word in option]
     with log_path.open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "tests.sandbox", "--live", *arguments],
+            [sys.executable, "-m", "tools.sandbox", "--live", *arguments],
             cwd=PROJECT,
             stdin=subprocess.DEVNULL,
             stdout=log,

@@ -12,10 +12,10 @@ import requests
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
-from tests.browser import MISSING, find_chromium, open_chromium
 from tests.conftest import BRIDGES
-from tests.harness import AIDE_KEY, WEBHOOK_SECRET, Bridge, wait_until
-from tests.sandbox import Sandbox
+from tools.browser import MISSING, find_chromium, open_chromium
+from tools.harness import AIDE_KEY, WEBHOOK_SECRET, Bridge, wait_until
+from tools.sandbox import Sandbox
 
 HARD_SECRET = "s3cret+with/all & sorts=of%20ünlucky?#characters"
 LOGIN = {"username": "anybody", "password": AIDE_KEY}

@@ -22,8 +22,8 @@ import requests
 from aifi import MAX_ORDER_BYTES
 from store import MAX_CUSTOMERS, MAX_UNCONFIRMED
 from tests.conftest import BRIDGES
-from tests.harness import AIDE_KEY, PROJECT, WEBHOOK_SECRET, Bridge
-from tests.sandbox import Sandbox
+from tools.harness import AIDE_KEY, PROJECT, WEBHOOK_SECRET, Bridge
+from tools.sandbox import Sandbox
 
 MUTATIONS = 2000
 READ_BYTES = 65536

@@ -4,13 +4,13 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from bench import aifi_side, serving
-from bench.report import say, table
+from tools.bench import aifi_side, serving
+from tools.bench.report import say, table
 
 
 def main() -> None:
     """Measure everything and print the table."""
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="smaller mirrors and fewer runs, under 90 seconds")
     quick = parser.parse_args().quick
     with tempfile.TemporaryDirectory(prefix="bench-") as name:

@@ -1,0 +1,1 @@
+"""Random histories, searched for one that breaks a guarantee."""

@@ -1,0 +1,1 @@
+"""One file a room of the product; no process and no socket."""

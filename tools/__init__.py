@@ -1,0 +1,1 @@
+"""What is run but not deployed: the sandbox AiFi, the demo, pictures and bench."""
