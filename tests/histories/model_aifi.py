@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import aifi
-from store import utc_seconds, utc_text
+from times import utc_seconds, utc_text
 
 # What this AiFi makes of `minUpdatedAt`; a BARE one ignores it, and its orders have no `updatedAt` either.
 HONOURS, IGNORES, REFUSES, BARE = "honours", "ignores", "refuses", "bare"

@@ -22,9 +22,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
 import aifi
-from store import DAY, HOUR, MINUTE, Order, Page, Store, utc_seconds, utc_text
+import mirror
+from mirror import Mirror, Settings
+from orders import Order
+from store import Page, Store
 from tests.histories import model_aifi
 from tests.histories.model_aifi import BARE, HONOURS, IGNORES, REFUSES, Client, Clock, Model
+from times import DAY, HOUR, MINUTE, utc_seconds, utc_text
+from translation import read_push
 
 START = utc_seconds("2025-11-01T12:00:00.000Z")
 PAGE_SIZE, SURELY_LAST = 5, 3  # AiFi's pages and the bridge's idea of them, small, so that few orders fill many
@@ -79,7 +84,7 @@ class Histories(RuleBasedStateMachine):
         self.clock = Clock(START)
         self.model = Model(self.clock, page_size=PAGE_SIZE)
         self.model.before_request = self.on_request
-        self.workers: list[aifi.Mirror] = []
+        self.workers: list[Mirror] = []
         self.stores: list[Store] = []
         self.start_workers()
         self.pending: list[tuple[int, dict]] = []  # webhooks on their way: the order's id and the body
@@ -101,8 +106,8 @@ class Histories(RuleBasedStateMachine):
             store.close()
         path = str(Path(self.folder, "orders.db"))
         self.stores = [Store(path, "model", self.clock) for _ in range(2)]
-        wanted = aifi.Settings(refresh_seconds=REFRESH_SECONDS, wait_seconds=FLIGHT_SECONDS)
-        self.workers = [aifi.Mirror(Client(self.model), store, wanted) for store in self.stores]
+        wanted = Settings(refresh_seconds=REFRESH_SECONDS, wait_seconds=FLIGHT_SECONDS)
+        self.workers = [Mirror(Client(self.model), store, wanted) for store in self.stores]
 
     def teardown(self):
         for store in self.stores:
@@ -172,7 +177,7 @@ class Histories(RuleBasedStateMachine):
     def deliver_body(self, order_id: int, body: dict, worker: int = 0) -> None:
         self.pushed[order_id] = self.clock.now
         self.stirred.add(order_id)
-        push = aifi.read_push(json.loads(json.dumps(body)), self.stores[worker].now())
+        push = read_push(json.loads(json.dumps(body)), self.stores[worker].now())
         self.workers[worker].take_push(push)
         self.check_rows()
 
@@ -188,6 +193,7 @@ class Histories(RuleBasedStateMachine):
     def wipe(self):
         """The file is gone."""
         Path(self.folder, "orders.db").unlink(missing_ok=True)
+        self.clock.tick(0.001)  # no file is lost and begun anew within one millisecond
         self.rows, self.served, self.wiped = {}, None, True
 
     @precondition(lambda self: self.model.orders)
@@ -327,16 +333,16 @@ class Histories(RuleBasedStateMachine):
         if marks.horizon is None:
             shown |= {*contested[:PAGE_SIZE], *(order.id for order, _ in listed[-PAGE_SIZE:])}
         else:
-            shown |= {*contested[: PAGE_SIZE * aifi.CONTESTED_PAGES]}
+            shown |= {*contested[: PAGE_SIZE * mirror.CONTESTED_PAGES]}
             newest = utc_seconds(marks.newest_draft) if marks.newest_draft else 0.0
-            shown |= {order.id for order, _ in listed if order.drafted >= newest - aifi.OVERLAP_SECONDS}
+            shown |= {order.id for order, _ in listed if order.drafted >= newest - mirror.OVERLAP_SECONDS}
             day_ago = utc_text(self.clock.now - DAY)
             asked = [
                 row
                 for row in self.rows.values()
                 if row.open and (row.status != "unpaid" or row.order["created_at"] > day_ago)
             ]
-            if len(asked) <= aifi.LOOKUPS_PER_REFRESH:
+            if len(asked) <= mirror.LOOKUPS_PER_REFRESH:
                 shown |= {int(row.id.lstrip("s")) for row in asked}
         return {order.id for order, _ in listed} - shown
 
@@ -477,7 +483,8 @@ class Histories(RuleBasedStateMachine):
 def small_pages(monkeypatch, caplog):
     caplog.set_level(logging.CRITICAL, "bridge")
     monkeypatch.setattr(aifi, "SURELY_LAST", SURELY_LAST)
-    monkeypatch.setattr(aifi, "OVERLAP_SECONDS", OVERLAP_SECONDS)
+    monkeypatch.setattr(mirror, "SURELY_LAST", SURELY_LAST)
+    monkeypatch.setattr(mirror, "OVERLAP_SECONDS", OVERLAP_SECONDS)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from urllib.parse import parse_qs, quote
 import pytest
 import requests
 
-from app import VARIABLES
+from config import VARIABLES
 from tests.system.contract import check, check_value, document
 from tools.harness import AIDE_KEY, PROJECT, WEBHOOK_SECRET, Bridge, free_port, wait_until
 from tools.sandbox import Sandbox

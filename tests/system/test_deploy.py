@@ -14,7 +14,7 @@ from jsonschema import Draft202012Validator
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from app import VARIABLES
+from config import VARIABLES
 from tools.harness import PROJECT, Bridge, procfile_command
 
 SECRETS = {"AIDE_API_KEY", "AIFI_WEBHOOK_SECRET"}

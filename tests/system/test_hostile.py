@@ -19,11 +19,11 @@ from urllib.parse import quote
 import pytest
 import requests
 
-from aifi import MAX_ORDER_BYTES
 from store import MAX_CUSTOMERS, MAX_UNCONFIRMED
 from tests.conftest import BRIDGES
 from tools.harness import AIDE_KEY, PROJECT, WEBHOOK_SECRET, Bridge
 from tools.sandbox import Sandbox
+from translation import MAX_ORDER_BYTES
 
 MUTATIONS = 2000
 READ_BYTES = 65536

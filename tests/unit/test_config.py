@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from app import VARIABLES, Config, ConfigError, create_app
+from app import create_app
+from config import VARIABLES, Config, ConfigError
 from tools.harness import PROJECT
 
 ENOUGH = {"AIDE_API_KEY": "aide-key", "AIFI_ACCESS_TOKEN": "aifi-token"}

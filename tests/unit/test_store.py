@@ -22,7 +22,9 @@ from typing import Any
 import pytest
 
 import store as store_module
-from store import DAY, DETAIL, HISTORY, HOUR, LIFE, LIST, WEBHOOK, Page, Snapshot, Store, StoreError, shift, utc_seconds
+from orders import DETAIL, HISTORY, LIFE, LIST, WEBHOOK, Snapshot
+from store import Page, Store, StoreError
+from times import DAY, HOUR, shift, utc_seconds
 
 NOW = "2025-11-01T12:00:00.000Z"
 API = [HISTORY, LIST, DETAIL]

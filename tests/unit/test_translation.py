@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from aifi import Unreadable, is_aifi_id, parse_json, parse_time, read_customer, read_order, read_push
 from app import decode_token, encode_token
-from store import DETAIL, LIST, WEBHOOK
+from orders import DETAIL, LIST, WEBHOOK
+from translation import Unreadable, is_aifi_id, parse_json, parse_time, read_customer, read_order, read_push
 
 NOW = "2025-11-01T12:00:00.000Z"
 DRAFTED, UPDATED = "2025-11-01T10:00:00.000Z", "2025-11-01T11:00:00.000Z"

@@ -20,7 +20,7 @@ from typing import Any
 
 import requests
 
-from store import utc_text
+from times import utc_text
 from tools.bench.load import cpu_of_children
 from tools.bench.report import Ratios, Row, milliseconds, say
 from tools.harness import PROJECT, Bridge, wait_until

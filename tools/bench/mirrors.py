@@ -8,12 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-import aifi
-from app import Bridge as Parts
-from app import Config, create_app, encode_token
-from store import DETAIL, Snapshot, utc_text
+from app import create_app, encode_token
+from config import Config
+from diagnosis import Bridge as Parts
+from orders import DETAIL, Snapshot
+from times import utc_text
 from tools.harness import Bridge
 from tools.sandbox import Sandbox
+from translation import read_order
 
 LINES = 5
 PATTERNS = 300  # so many orders of the sandbox, which then repeat under other ids, times and sessions
@@ -83,7 +85,7 @@ def _orders(count: int, now: float) -> Iterator[Snapshot]:
 def _patterns(dice: random.Random) -> list[Snapshot]:
     """Return paid orders of the sandbox as the bridge reads them."""
     sandbox = Sandbox(seed=5)
-    return [aifi.read_order(sandbox.order(_paid_order(sandbox, dice)), DETAIL) for _ in range(PATTERNS)]
+    return [read_order(sandbox.order(_paid_order(sandbox, dice)), DETAIL) for _ in range(PATTERNS)]
 
 
 def _paid_order(sandbox: Sandbox, dice: random.Random) -> int:

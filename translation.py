@@ -1,0 +1,350 @@
+"""AiFi's words in Aide's: orders, customers and webhooks. Pure functions.
+
+Sources: [G] AiFi's guide "Data Integration: Orders & Webhooks", [R] AiFi's public API reference. What only [R] says, an
+older deployment may lack: it is used where it works, and done without where it does not.
+"""
+
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+from orders import WEBHOOK, Snapshot
+
+MAX_ORDER_BYTES, FEW_LINES = 64 * 1024, 10  # so few lines of MAX_TEXT a field are never as large
+ISO_TIME = r"([12]\d{3}-\d\d-\d\d)[T ](\d\d:\d\d:\d\d)(?:[.,](\d{1,9}))?\s*(Z|[+-](?:[01]\d|2[0-3]):?[0-5]\d)?"
+MAX_TEXT = 500
+PRICES = ("totalPrice", "totalTax", "subtotalPrice")
+PUSHED = ("draft", "completed", "reviewed")
+PAID_BY_PAYMENT = {"success": "paid", "failure": "unpaid", "processing": "paymentProcessing"}
+
+
+class Unreadable(ValueError):
+    """An order, customer or webhook is not what AiFi documents; the text says what is wrong."""
+
+
+def parse_json(body: bytes) -> Any:
+    """Return the JSON in these bytes.
+
+    :raises Unreadable: there is none, or none that can be read
+    """
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        raise Unreadable("the body is no JSON") from None
+
+
+@dataclass(frozen=True)
+class Push:
+    """A webhook, read: a checkout's `snapshot`, or a `customer` in Aide's fields, or neither (nothing to keep)."""
+
+    kind: str  # "checkout", "customer", "other"
+    at: str  # when it was issued
+    snapshot: Snapshot | None = None
+    customer: Mapping[str, Any] | None = None
+    store_id: str | None = None
+    role: str | None = None
+
+
+def is_aifi_id(text: str) -> bool:
+    """Return whether this can be the id of an order or customer of AiFi: an integer [R]."""
+    return re.fullmatch(r"0|[1-9][0-9]{0,17}", text) is not None
+
+
+def read_order(data: Any, source: str, currency: str = "") -> Snapshot:
+    """Translate an order of the Orders API [G, R].
+
+    :raises Unreadable: it has no id, no time or no total
+    """
+    if not isinstance(data, dict):
+        raise Unreadable("the order is no object")
+    order_id = _text(data.get("id"))
+    if order_id is None or not is_aifi_id(order_id):
+        raise Unreadable("the order has no id")
+    times = {name: _time(data.get(name)) for name in ("draftCreatedAt", "createdAt", "completedAt", "paidAt")}
+    created_at = times["draftCreatedAt"] or times["createdAt"]
+    if created_at is None:
+        raise Unreadable(f"order {order_id} has no draftCreatedAt")
+    total = _number(data.get("totalPrice"))
+    if total is None:
+        raise Unreadable(f"order {order_id} has no totalPrice")
+    session = _session(data)
+    order = {
+        "created_at": created_at,
+        "total_amount": total,
+        **_known(
+            currency=_text(data.get("currency")) or currency or None, session=session or None, line_items=_lines(data)
+        ),
+        **_present(
+            data,
+            status=("status", _text),
+            customer_id=("customerId", _text),
+            external_id=("externalId", _text),
+            store_id=("storeId", _text),
+            version=("version", _integer),
+            subtotal_amount=("subtotalPrice", _number),
+            tax_amount=("totalTax", _number),
+            completed_at=("completedAt", _time),
+            paid_at=("paidAt", _time),
+        ),
+        **_api_payment(data),
+    }
+    return Snapshot(
+        id=order_id,
+        order=order,
+        at=_time(data.get("updatedAt")) or max(filter(None, times.values())),
+        source=source,
+        session_id=session.get("id"),
+        version=_integer(data.get("version")),
+    )
+
+
+def read_customer(data: Any, personal: Any = None) -> dict[str, Any]:
+    """Translate a customer [R], or a customer webhook's `customer` with its `customerPersonalInfo`.
+
+    :raises Unreadable: the customer has no id
+    """
+    customer, personal = _object(data), data if personal is None else _object(personal)
+    customer_id = _text(customer.get("id"))
+    if customer_id is None or not is_aifi_id(customer_id):
+        raise Unreadable("the customer has no id")
+    fields = {
+        "id": customer_id,
+        "first_name": _text(personal.get("firstName")),
+        "last_name": _text(personal.get("lastName")),
+        "email": email if "@" in (email := _text(personal.get("email")) or "") else None,
+        "phone": _text(personal.get("phone")) or _text(personal.get("phoneNumber")),
+        "external_id": _text(customer.get("externalId")),
+        "role": _text(customer.get("role")),
+    }
+    return {key: value for key, value in fields.items() if value is not None}
+
+
+def read_push(body: Any, now: str, currency: str = "") -> Push:
+    """Translate a webhook [G, R]; `now` stands in for a `timeOfIssue` that is not told.
+
+    :raises Unreadable: it is no webhook of AiFi's, or has a wrong type where it matters
+    """
+    if not isinstance(body, dict):
+        raise Unreadable("the body is no JSON object")
+    status, at = body.get("status"), _time(body.get("timeOfIssue")) or now
+    if status is None and body.get("customerPersonalInfo") is not None:
+        return _read_customer_push(body, at)
+    if status is None or (isinstance(status, str) and status not in PUSHED):
+        return _read_other_push(body, at)
+    _check_checkout(body)
+    session = _session(body)
+    order_id = _text(body.get("orderId"))
+    if not (order_id or session.get("id")):
+        return _read_other_push(body, at)
+    customer = _object(body.get("customer"))
+    push = {"at": at, "store_id": _text(body.get("storeId")), "role": _text(customer.get("role"))}
+    if body.get("totalPrice") is None:
+        return Push("checkout", **push)
+    order = {
+        "created_at": _time(body.get("timeOfOrigin")) or session.get("exited_at") or at,
+        "status": _pushed_status(body),
+        "total_amount": _number(body.get("totalPrice")),
+        "currency": _text(body.get("currency")) or currency,
+        "customer_id": _text(customer.get("id")) or _text(_object(body.get("session")).get("customerId")),
+        "store_id": push["store_id"],
+        "subtotal_amount": _number(body.get("subtotalPrice")),
+        "tax_amount": _number(body.get("totalTax")),
+        "payment": _known(
+            status=_text(_object(body.get("payment")).get("status")),
+            provider=_text(_object(body.get("payment")).get("paymentProvider")),
+        ),
+        "session": session,
+        "line_items": [_line_item(line) for line in body.get("cart") or []],
+    }
+    order = {key: value for key, value in order.items() if value not in (None, "", {}, [])}
+    if len(order.get("line_items", ())) > FEW_LINES and len(json.dumps(order)) > MAX_ORDER_BYTES:
+        raise Unreadable(f"the order is larger than {MAX_ORDER_BYTES // 1024} KiB")
+    return Push("checkout", snapshot=Snapshot(order_id, order, at, WEBHOOK, session.get("id")), **push)
+
+
+def parse_time(text: str) -> str:
+    """Translate an ISO 8601 time, UTC where it names no zone, to fixed-width UTC text.
+
+    :raises ValueError: it is none, or of no year that a shop can have had (year 1 stands for "no time" in places)
+    """
+    match = re.fullmatch(ISO_TIME, text, re.ASCII)
+    if match is None:
+        raise ValueError(f"no ISO 8601 time: {text[:40]!r}")
+    date, clock, fraction, zone = match.groups()
+    moment = datetime.fromisoformat(f"{date}T{clock}")
+    if zone and zone != "Z":
+        offset = timedelta(hours=int(zone[1:3]), minutes=int(zone[-2:]))
+        moment = moment - offset if zone[0] == "+" else moment + offset
+    if not 1970 <= moment.year < 2900:
+        raise ValueError(f"no time of a shop: {text[:40]!r}")
+    return f"{moment.isoformat()}.{(fraction or '')[:3].ljust(3, '0')}Z"
+
+
+def _read_other_push(body: Mapping[str, Any], at: str) -> Push:
+    if body.get("timeOfIssue") is None:
+        raise Unreadable("neither a checkout (status, and orderId or sessionId) nor another webhook of AiFi's")
+    return Push("other", at)
+
+
+def _read_customer_push(body: Mapping[str, Any], at: str) -> Push:
+    for name in ("customer", "customerPersonalInfo"):
+        if not isinstance(body.get(name), dict):
+            raise Unreadable(f"{name} is no object")
+    customer = read_customer(body["customer"], body["customerPersonalInfo"])
+    return Push("customer", at, customer=customer, role=customer.get("role"))
+
+
+def _check_checkout(body: Mapping[str, Any]) -> None:
+    """Refuse wrong types where they matter; what is null counts as absent."""
+    session_ids = (body.get("sessionId"), _object(body.get("session")).get("sessionId"))
+    rules: list[tuple[str, Any, Callable[[Any], Any]]] = [
+        ("orderId is no integer", body.get("orderId"), _is_integer),
+        ("status is no text", body.get("status"), lambda value: isinstance(value, str)),
+        ("cart is no list of objects", body.get("cart"), _is_list_of_objects),
+        *(("sessionId is no short text", value, _is_short_text) for value in session_ids),
+        *((f"{name} is no object", body.get(name), _is_object) for name in ("session", "customer", "payment")),
+        *((f"{name} is no finite number", body.get(name), _is_number) for name in PRICES),
+        *((f"{name} is no ISO 8601 time", body.get(name), _time) for name in ("timeOfIssue", "timeOfOrigin")),
+    ]
+    for complaint, value, holds in rules:
+        if value is not None and not holds(value):
+            raise Unreadable(complaint)
+
+
+def _pushed_status(body: Mapping[str, Any]) -> str:
+    """Return the status that an order of this webhook has in the Orders API, as far as the payment tells."""
+    if body["status"] != "completed":
+        return body["status"]
+    return PAID_BY_PAYMENT.get(_text(_object(body.get("payment")).get("status")) or "", "completed")
+
+
+def _api_payment(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `payment` and `refunded`, from both of the objects that [R] shows."""
+    old, new = _object(data.get("transaction")), _object(data.get("paymentTransaction"))
+    refunds = [part["refunded"] for part in (new, old) if isinstance(part.get("refunded"), bool)]
+    ids = [text for part in (new, old) if (text := _text(part.get("paymentTransactionId")))]
+    payment = _known(
+        status=_text(new.get("paymentStatus")),
+        provider=_text(new.get("paymentProvider")),
+        transaction_ids=list(dict.fromkeys(ids)) or None,
+    )
+    return _known(refunded=any(refunds) if refunds else None, payment=payment or None)
+
+
+def _session(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the session, whose id and times may stand inside `session` or beside it."""
+    inner = _object(data.get("session"))
+    return _known(
+        id=_text(inner.get("sessionId")) or _text(data.get("sessionId")),
+        entered_at=_time(inner.get("customerFirstEnteredAt")) or _time(data.get("customerFirstEnteredAt")),
+        exited_at=_time(inner.get("customerLastExitedAt")) or _time(data.get("customerLastExitedAt")),
+        visitors=_integer(inner.get("visitors")),
+    )
+
+
+def _lines(data: Mapping[str, Any]) -> list[dict[str, Any]] | None:
+    """Return an order's line items, or None where this answer has none."""
+    lines = data.get("lineItems") if isinstance(data.get("lineItems"), list) else data.get("products")
+    if not isinstance(lines, list):
+        return None
+    return [_line_item(line) for line in lines if isinstance(line, dict)]
+
+
+def _line_item(line: Mapping[str, Any]) -> dict[str, Any]:
+    """Translate a line item; [R] `products` carry at the top what [G] puts into `productSnapshot`."""
+    product = _object(line.get("productSnapshot")) or line
+    added = line.get("isExternallyAdded")
+    return _known(
+        name=_text(product.get("name")),
+        barcode=_text(product.get("barcode")),
+        sku=_text(product.get("sku")),
+        quantity=_quantity(line.get("quantity")),
+        unit_price=_number(product.get("price")),
+        status=_text(line.get("status")),
+        is_externally_added=added if isinstance(added, bool) else None,
+    )
+
+
+def _present(data: Mapping[str, Any], **fields: tuple[str, Callable[[Any], Any]]) -> dict[str, Any]:
+    """Return the fields that AiFi names: translated, None for AiFi's null; what cannot be read is left out."""
+    found = {}
+    for name, (source, translate) in fields.items():
+        if source in data:
+            value = translate(data[source])
+            if value is not None or data[source] in (None, ""):
+                found[name] = value
+    return found
+
+
+def _known(**fields: Any) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _text(value: Any) -> str | None:
+    """Return text or an integer as text; half of a surrogate pair, which no UTF-8 can carry, becomes `?`."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value) if abs(value) < 10**18 else None
+    if not isinstance(value, str) or not value.strip():
+        return None
+    text = value.strip()[:MAX_TEXT]
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
+def _is_integer(value: Any) -> bool:
+    if isinstance(value, str):
+        return is_aifi_id(value)
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**18
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _is_number(value: Any) -> bool:
+    return _number(value) is not None
+
+
+def _is_list_of_objects(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_object, value))
+
+
+def _is_short_text(value: Any) -> bool:
+    return _text(value) is not None and len(str(value)) <= MAX_TEXT and str(value).isprintable()
+
+
+def _integer(value: Any) -> int | None:
+    return int(value) if _is_integer(value) else None
+
+
+def _number(value: Any) -> float | None:
+    """Return a finite number, from AiFi's decimal strings by way of Decimal."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = float(Decimal(str(value)))
+    except (InvalidOperation, OverflowError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _quantity(value: Any) -> float | int | None:
+    number = _number(value)
+    return int(number) if number is not None and number.is_integer() and abs(number) < 10**15 else number
+
+
+def _time(value: Any) -> str | None:
+    if not isinstance(value, str):
+        return None
+    try:
+        return parse_time(value)
+    except ValueError:
+        return None
