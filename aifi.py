@@ -7,6 +7,7 @@ older deployment may lack: it is used where it works, and done without where it 
 import concurrent.futures
 import functools
 import logging
+import math
 import re
 import threading
 import time
@@ -20,7 +21,8 @@ from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError
 from urllib3.util.retry import Retry
 
-from translation import Unreadable, _number, _object, parse_json
+from errors import BridgeError, Cause
+from translation import Unreadable, parse_json
 
 log = logging.getLogger("bridge.aifi")
 
@@ -32,21 +34,19 @@ BACKFILL_INTERVAL = 1 / 19.4
 SLOT_WAIT_SECONDS, SLOT_LATE_SECONDS, SLOT_TRIES = 10, 0.02, 3
 PAGE_SIZE = 200  # [G] the most
 SURELY_LAST = 10  # no server caps its pages below this; a page shorter than the longest seen ends its list
+DEFAULT_LIFE_SECONDS = 60.0
 MAX_FLIGHTS, FLIGHT_SECONDS = 32, 180
 NETWORK_ERRORS = (requests.RequestException, HTTPError, OSError)  # reading a streamed body raises urllib3's own
 
 
-class AifiError(Exception):
-    """AiFi did not give what it was asked for; the text says why, for people, and holds no secret.
+class AifiError(BridgeError):
+    """AiFi did not give what it was asked for."""
 
-    `cause` is one of the operator's CAUSES.
-    """
-
-    cause = "aifi_unavailable"
+    cause = Cause.AIFI_UNAVAILABLE
 
 
 class AifiUnavailable(AifiError):
-    """AiFi cannot be reached, fails or talks nonsense: asking again later may help."""
+    """AiFi cannot be reached, fails, or its answer makes no sense: asking again later may help."""
 
 
 class AifiRefused(AifiError):
@@ -55,10 +55,7 @@ class AifiRefused(AifiError):
     def __init__(self, message: str, status: int):
         super().__init__(message)
         self.status = status
-        self.cause = "aifi_token_refused" if status in (401, 403) else "aifi_refuses"
-
-
-# --- the API ---
+        self.cause = Cause.AIFI_TOKEN_REFUSED if status in (401, 403) else Cause.AIFI_REFUSES
 
 
 class Token:
@@ -101,11 +98,11 @@ class Token:
         if 400 <= status < 500 and status != 429:
             names = "AIFI_CLIENT_ID, AIFI_CLIENT_SECRET or AIFI_TOKEN_URL"
             raise AifiRefused(f"AiFi's token server refuses {names} ({status})", 401)
-        answer = _object(_parse_json(status, body))
-        token, life_seconds = answer.get("access_token"), _number(answer.get("expires_in"))
-        if not isinstance(token, str) or not fits_header(token):
+        answer = _parse_json(status, body)
+        token = answer.get("access_token") if isinstance(answer, dict) else None
+        if not isinstance(token, str) or not re.fullmatch(r"[!-~]+", token):  # what a header can carry
             raise AifiUnavailable("AiFi's token server gave no usable access_token")
-        return token, life_seconds or 60.0
+        return token, _life_seconds(answer.get("expires_in"))
 
 
 class Client:
@@ -308,11 +305,6 @@ class _PacedRetry(Retry):
         self.before_attempt()
 
 
-def fits_header(text: str) -> bool:
-    """Return whether a token or key can be sent in a header as it is."""
-    return re.fullmatch(r"[!-~]+", text) is not None
-
-
 def read_body(response: requests.Response, seconds: float, limit: int) -> bytes:
     """Read a streamed answer's body within a bound of time and size, however slowly it trickles.
 
@@ -328,6 +320,15 @@ def read_body(response: requests.Response, seconds: float, limit: int) -> bytes:
         if size > limit:
             raise requests.RequestException("the body is too large")
     return b"".join(chunks)
+
+
+def _life_seconds(expires_in: Any) -> float:
+    """Return how long a token lives; a minute where its server gives no number [R: seconds, often minutes]."""
+    try:
+        seconds = float(expires_in)
+    except (TypeError, ValueError):
+        return DEFAULT_LIFE_SECONDS
+    return seconds if 0 < seconds < math.inf else DEFAULT_LIFE_SECONDS
 
 
 def _clock_ahead(date: str | None) -> float | None:

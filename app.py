@@ -1,4 +1,4 @@
-"""The bridge between AiFi and Aide: `create_app`, routes and errors. What they show and keep lies in the other rooms."""
+"""The Flask app: wiring, Aide's routes, AiFi's webhook, health, the status page, and errors as JSON."""
 
 import base64
 import concurrent.futures
@@ -31,11 +31,13 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 import aifi
 from commands import backfill, doctor, status
-from config import Config, ConfigError
-from diagnosis import Bridge, Journal, _age, diagnose, look_over
-from mirror import Flights, Mirror
-from store import Store, StoreError
-from translation import Unreadable, parse_json, read_push
+from config import Config, read_config
+from database import Database
+from diagnosis import Notes, Services, age_seconds, diagnose, look_over
+from errors import Cause, StoreError
+from mirror import Flights, Mirror, Settings
+from store import Store, layout
+from translation import CheckoutWebhook, OtherWebhook, Unreadable, parse_json, read_webhook
 
 log = logging.getLogger("bridge.app")
 
@@ -66,17 +68,13 @@ def create_app(config: Config | None = None) -> Flask:
 
     :raises SystemExit: the environment's configuration is of no use; its text says what to set
     """
-    if config is None:
-        try:
-            config = Config.from_environment(os.environ)
-        except ConfigError as error:
-            raise SystemExit(f"The bridge cannot start:\n{error}") from None
+    config = config or read_config(os.environ)
     _set_up_log(config.log_level)
     app = Flask("bridge", root_path=os.path.dirname(os.path.abspath(__file__)), static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES + 1  # one more tells a body that is too long from one cut there
     app.url_map.merge_slashes = False  # a redirect would be no JSON
     app.wsgi_app = ProxyFix(app.wsgi_app, x_host=1)  # one proxy: the platform's router
-    app.extensions["bridge"] = _build(config)
+    app.extensions["bridge"], app.extensions["payments"] = _wire(config), Flights()
     for prefix, name in (("/v1", "v1"), ("", "root")):
         app.add_url_rule(f"{prefix}/latest_orders", f"{name}_latest_orders", latest_orders)
         app.add_url_rule(f"{prefix}/orders/<order_id>", f"{name}_order", get_order)
@@ -92,14 +90,14 @@ def create_app(config: Config | None = None) -> Flask:
     return app
 
 
-def _build(config: Config) -> Bridge:
-    settings = config.settings
-    origin = json.dumps([config.base_url, settings.store_ids, settings.roles, settings.currency])
-    store = Store(config.database_path, origin)
-    client = aifi.Client(
-        config.base_url, aifi.Token(**config.token), settings.store_ids, settings.roles, store.take_request_slot
+def _wire(config: Config) -> Services:
+    store = Store(Database(config.database_path, layout(config.origin())))
+    token = aifi.Token(**config.token)
+    client = aifi.Client(config.base_url, token, config.store_ids, config.roles, store.take_request_slot)
+    settings = Settings(
+        config.refresh_seconds, config.refresh_wait_seconds, config.store_ids, config.roles, config.currency
     )
-    return Bridge(config, store, client, Mirror(client, store, settings), Flights(), Journal(store))
+    return Services(config, store, client, Mirror(client, store, settings), Notes(store))
 
 
 def _set_up_log(level: str) -> None:
@@ -111,8 +109,9 @@ def _set_up_log(level: str) -> None:
         logger.addHandler(handler)
 
 
-def _bridge() -> Bridge:
-    return current_app.extensions["bridge"]
+def _services() -> Services:
+    services: Services = current_app.extensions["bridge"]
+    return services
 
 
 # --- Aide's side ---
@@ -124,9 +123,9 @@ def _for_aide(view: Callable[..., Response]) -> Callable[..., Response]:
     @functools.wraps(view)
     def guarded(**arguments: str) -> Response:
         offered = (_header("X-API-Key"), _bearer())
-        if not _matches(offered, _bridge().config.aide_api_keys):
+        if not _matches(offered, _services().config.aide_api_keys):
             if any(offered):
-                _bridge().journal.note("aide_key_wrong", "Somebody asked with a wrong Aide key")
+                _services().notes.note(Cause.AIDE_KEY_WRONG, "Somebody asked with a wrong Aide key")
             raise Unauthorized("Send Aide's key as X-API-Key or as Authorization: Bearer.")
         return view(**arguments)
 
@@ -137,9 +136,9 @@ def _for_aide(view: Callable[..., Response]) -> Callable[..., Response]:
 def latest_orders() -> Response:
     """Answer a page of the orders updated last, newest first (Aide's `/latest_orders`)."""
     limit, after = _page_size(), _page_token()
-    page = _bridge().mirror.page(limit, after)
-    if after is None and _bridge().journal.note("poll", f"{len(page.summaries)} orders"):
-        _bridge().journal.note_change("public_url", request.url_root)
+    page = _services().mirror.page(limit, after)
+    if after is None and _services().notes.note("poll", f"{len(page.summaries)} orders"):
+        _services().notes.note_change("public_url", request.url_root)
     token = "" if page.ended else f',"next_page_token":"{encode_token(page.last)}"'
     # The summaries are JSON already; reading and writing them again would cost as much as all the rest.
     return _json_text(f'{{"orders":[{",".join(page.summaries)}]{token}}}')
@@ -148,7 +147,7 @@ def latest_orders() -> Response:
 @_for_aide
 def get_order(order_id: str) -> Response:
     """Answer one order in full (Aide's `/orders/{orderId}`); a session's id finds its order too."""
-    order = _bridge().mirror.order(order_id)
+    order = _services().mirror.order(order_id)
     if order is None:
         raise NotFound("AiFi knows no such order.")
     return _json(order.body())
@@ -157,7 +156,7 @@ def get_order(order_id: str) -> Response:
 @_for_aide
 def get_customer(customer_id: str) -> Response:
     """Answer one customer (Aide's `/customers/{customerId}`)."""
-    customer = _bridge().mirror.customer(customer_id)
+    customer = _services().mirror.customer(customer_id)
     if customer is None:
         raise NotFound("AiFi knows no such customer.")
     return _json(customer)
@@ -216,26 +215,26 @@ def _page_token() -> tuple[str, str] | None:
 
 def take_webhook() -> Response:
     """Take in a webhook of AiFi's, and pass a checkout on to the retailer's payment endpoint where one is set."""
-    config, mirror = _bridge().config, _bridge().mirror
+    config, mirror = _services().config, _services().mirror
     if not config.webhook_secret:
         raise ServiceUnavailable("Webhooks are off: set AIFI_WEBHOOK_SECRET, and give AiFi the URL with that secret.")
     if not _matches((_bearer(), request.args.get("token")), (config.webhook_secret,)):
         if _bearer() or request.args.get("token"):
-            _bridge().journal.note("webhook_secret_wrong", "A webhook came with a wrong secret")
+            _services().notes.note(Cause.WEBHOOK_SECRET_WRONG, "A webhook came with a wrong secret")
         raise Unauthorized("Send the webhook secret as Authorization: Bearer or as ?token=.")
     body = _read_body()
     try:
-        push = read_push(parse_json(body), _bridge().store.now(), config.settings.currency)
+        webhook = read_webhook(parse_json(body), _services().store.now(), config.currency)
     except Unreadable as error:
         log.warning("Webhook refused: %s", error)
-        _bridge().journal.note("webhook_refused", f"A webhook was refused: {error}")
+        _services().notes.note(Cause.WEBHOOK_REFUSED, f"A webhook was refused: {error}")
         raise _bad_request("invalid_webhook", f"Not a webhook of AiFi's: {error}.") from None
-    receipt = mirror.take_push(push)
-    if push.kind != "other":  # AiFi's other pushes, and the doctor's, are nothing to speak of
+    receipt = mirror.store_webhook(webhook)
+    if not isinstance(webhook, OtherWebhook):  # other webhooks, and the doctor's, are nothing to speak of
         log.info("Webhook: %s", receipt)
-        _bridge().journal.note("webhook", str(receipt))
-    if push.kind == "checkout" and config.payment_webhook_url:
-        return _pass_on(_bridge(), body)
+        _services().notes.note("webhook", str(receipt))
+    if isinstance(webhook, CheckoutWebhook) and config.payment_webhook_url:
+        return _pass_on(_services(), body)
     return _json({})
 
 
@@ -250,16 +249,16 @@ def _read_body() -> bytes:
     return body
 
 
-def _pass_on(bridge: Bridge, body: bytes) -> Response:
+def _pass_on(services: Services, body: bytes) -> Response:
     """Give a webhook to the payment endpoint, and its answer back unchanged; 502 where it has none in time."""
-    url = bridge.config.payment_webhook_url
+    url = services.config.payment_webhook_url
     try:
         # In a thread of its own, as requests bounds the wait for each byte, but not for all of them.
-        call = bridge.payments.share(object(), functools.partial(_post_payment, url, body))
+        call = current_app.extensions["payments"].share(object(), functools.partial(_post_payment, url, body))
         return Response(*call.result(PAYMENT_SECONDS))
     except (*aifi.NETWORK_ERRORS, aifi.AifiUnavailable, concurrent.futures.TimeoutError) as error:
         log.error("The payment endpoint did not answer: %s", type(error).__name__)
-        bridge.journal.note("payment_endpoint_failed", "The retailer's payment endpoint did not answer")
+        services.notes.note(Cause.PAYMENT_ENDPOINT_FAILED, "The retailer's payment endpoint did not answer")
         return _error(502, "payment_endpoint_failed", "The retailer's payment endpoint did not answer.")
 
 
@@ -278,13 +277,13 @@ def _post_payment(url: str, body: bytes) -> tuple[bytes, int, dict[str, str]]:
 
 def healthz() -> Response:
     """Answer whether the bridge works, to anybody: 200 while this process can serve, whatever AiFi does."""
-    bridge = _bridge()
-    problems, marks = diagnose(bridge)
+    services = _services()
+    problems, marks = diagnose(services)
     body: dict[str, Any] = {"status": "degraded" if problems else "ok"}
     if marks:
         asked = marks.refreshed_at or marks.failing_since
-        body["aifi_answers"] = not marks.failing_since if asked and marks.cause != "database_unavailable" else None
-        body["mirror_age_seconds"] = _age(bridge, marks.refreshed_at)
+        body["aifi_answers"] = not marks.failing_since if asked and marks.cause != Cause.DATABASE_UNAVAILABLE else None
+        body["mirror_age_seconds"] = age_seconds(services, marks.refreshed_at)
         body["failing_since"] = marks.failing_since
         body["last_error"] = marks.error or (problems[0].message if problems else None)
     return _json({**body, "problems": [asdict(problem) for problem in problems]})
@@ -292,23 +291,23 @@ def healthz() -> Response:
 
 def status_page() -> Response:
     """Show the operator how the bridge does; HTTP Basic with any name and an Aide key as password."""
-    bridge, login = _bridge(), request.authorization
+    services, login = _services(), request.authorization
     password = login.password if login and login.type == "basic" else None
-    if not _matches((password,), bridge.config.aide_api_keys):
-        error = Unauthorized("This is a bridge. Log in with any name, and Aide's key as the password.")
+    if not _matches((password,), services.config.aide_api_keys):
+        error = Unauthorized("This is a services. Log in with any name, and Aide's key as the password.")
         error.scheme = 'Basic realm="bridge", charset="UTF-8"'
         raise error
-    bridge.mirror.try_refresh()
+    services.mirror.try_refresh()
     nonce, shown = secrets.token_urlsafe(16), request.args.get("secrets") == "show"
     text = render_template(
         "status.html",
         nonce=nonce,
         shown=shown,
-        overview=look_over(bridge),
+        overview=look_over(services),
         public_url=request.url_root,
-        aide_key=bridge.config.aide_api_keys[0] if shown else "",
-        webhook_secret=quote(bridge.config.webhook_secret, safe="") if shown else "",
-        has_webhook_secret=bool(bridge.config.webhook_secret),
+        aide_key=services.config.aide_api_keys[0] if shown else "",
+        webhook_secret=quote(services.config.webhook_secret, safe="") if shown else "",
+        has_webhook_secret=bool(services.config.webhook_secret),
     )
     response = Response(text, headers=PAGE_HEADERS)
     response.headers["Content-Security-Policy"] = PAGE_POLICY.format(nonce=nonce)

@@ -6,9 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-import aifi
-from mirror import Settings
-
 VARIABLES = {
     "AIDE_API_KEY": "",
     "AIFI_ACCESS_TOKEN": "",
@@ -26,10 +23,11 @@ VARIABLES = {
     "REFRESH_WAIT_SECONDS": "3",
     "DATABASE_PATH": "orders.db",
     "LOG_LEVEL": "INFO",
-    "PORT": "8000",  # these two are gunicorn.conf.py's
+    "PORT": "8000",
     "WEB_CONCURRENCY": "1",
 }
 MAX_WAIT_SECONDS = 20  # Heroku's router gives up after 30
+MAX_PORT, MAX_WORKERS = 65535, 64
 
 
 class ConfigError(Exception):
@@ -41,13 +39,19 @@ class Config:
     """All that an operator may set, read once; seconds where a number is a time."""
 
     aide_api_keys: tuple[str, ...]
-    token: Mapping[str, str]
+    token: Mapping[str, str]  # the arguments of `aifi.Token`
     base_url: str
     webhook_secret: str
     payment_webhook_url: str
-    settings: Settings
+    refresh_seconds: float
+    refresh_wait_seconds: float
+    store_ids: tuple[str, ...]
+    roles: tuple[str, ...]
+    currency: str
     database_path: str
     log_level: str
+    port: int
+    workers: int
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> "Config":
@@ -62,19 +66,39 @@ class Config:
             base_url=reader.url("AIFI_BASE_URL"),
             webhook_secret=reader.text("AIFI_WEBHOOK_SECRET"),
             payment_webhook_url=reader.url("PAYMENT_WEBHOOK_URL"),
-            settings=Settings(
-                refresh_seconds=reader.seconds("REFRESH_SECONDS", most=86400),
-                wait_seconds=reader.seconds("REFRESH_WAIT_SECONDS", most=MAX_WAIT_SECONDS),
-                store_ids=reader.listed("AIFI_STORE_ID", r"\d+", "whole numbers"),
-                roles=reader.listed("AIFI_CUSTOMER_ROLE", r"\w+", "AiFi's roles, such as customer"),
-                currency=reader.matching("AIFI_CURRENCY", r"[A-Z]{3}", "a currency code such as USD"),
-            ),
+            refresh_seconds=reader.seconds("REFRESH_SECONDS", most=86400),
+            refresh_wait_seconds=reader.seconds("REFRESH_WAIT_SECONDS", most=MAX_WAIT_SECONDS),
+            store_ids=reader.listed("AIFI_STORE_ID", r"\d+", "whole numbers"),
+            roles=reader.listed("AIFI_CUSTOMER_ROLE", r"\w+", "AiFi's roles, such as customer"),
+            currency=reader.matching("AIFI_CURRENCY", r"[A-Z]{3}", "a currency code such as USD"),
             database_path=reader.text("DATABASE_PATH"),
             log_level=reader.matching("LOG_LEVEL", "DEBUG|INFO|WARNING|ERROR", "DEBUG, INFO, WARNING or ERROR"),
+            port=reader.whole_number("PORT", most=MAX_PORT),
+            workers=reader.whole_number("WEB_CONCURRENCY", most=MAX_WORKERS),
         )
         if reader.problems:
             raise ConfigError("\n".join(f"✗ {problem}" for problem in reader.problems))
         return config
+
+    def origin(self) -> dict[str, str]:
+        """Return what decides which orders are mirrored, by variable; secrets as fingerprints."""
+        return {
+            "AIFI_BASE_URL": self.base_url,
+            "AIFI_STORE_ID": ",".join(self.store_ids),
+            "AIFI_CUSTOMER_ROLE": ",".join(self.roles),
+            "AIFI_CURRENCY": self.currency,
+        }
+
+
+def read_config(environment: Mapping[str, str]) -> Config:
+    """Read the variables for a process that cannot go on without them.
+
+    :raises SystemExit: with a text that says what to set
+    """
+    try:
+        return Config.from_environment(environment)
+    except ConfigError as error:
+        raise SystemExit(f"The bridge cannot start:\n{error}") from None
 
 
 class _Reader:
@@ -96,8 +120,10 @@ class _Reader:
     def credentials(self) -> dict[str, str]:
         names = ("AIFI_ACCESS_TOKEN", "AIFI_CLIENT_ID", "AIFI_CLIENT_SECRET")
         access_token, client_id, client_secret = map(self.text, names)
-        if access_token and not aifi.fits_header(access_token):
-            self.problems.append("AIFI_ACCESS_TOKEN holds a blank or another odd character: copy it again")
+        if access_token and not re.fullmatch(r"[!-~]+", access_token):
+            self.problems.append(
+                "AIFI_ACCESS_TOKEN holds a blank or another character that no header can carry: copy it again"
+            )
         if not access_token and not (client_id and client_secret):
             self.problems.append(
                 "AIFI_ACCESS_TOKEN is not set: set it to the API key from AiFi, or set both AIFI_CLIENT_ID and "
@@ -114,7 +140,7 @@ class _Reader:
     def url(self, name: str) -> str:
         text = self.text(name)
         if text and not _is_web_address(text):
-            self.problems.append(f"{name} is no web address: set it to one that begins with https://")
+            self.problems.append(f"{name} is not a web address: set it to one that begins with https://")
         return text
 
     def seconds(self, name: str, most: float) -> float:
@@ -125,6 +151,13 @@ class _Reader:
         if not 0 <= number <= most:
             self.problems.append(f"{name} is {self.text(name)!r}: set it to a number of seconds from 0 to {most:g}")
         return number
+
+    def whole_number(self, name: str, most: int) -> int:
+        text = self.text(name)
+        if not (text.isascii() and text.isdigit() and 1 <= int(text) <= most):
+            self.problems.append(f"{name} is {text!r}: set it to a whole number from 1 to {most}")
+            return 1
+        return int(text)
 
     def listed(self, name: str, pattern: str, meaning: str) -> tuple[str, ...]:
         values = tuple(value.strip() for value in self.text(name).split(",") if value.strip())

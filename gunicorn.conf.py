@@ -1,27 +1,21 @@
-"""How gunicorn serves the bridge; read by gunicorn itself from the folder it is started in.
+"""How gunicorn serves the bridge; read by gunicorn itself from the folder it is started in."""
 
-Only `PORT` (default 8000) and `WEB_CONCURRENCY` (worker processes, default 1) are read here; all else that
-an operator may set is read by `app.create_app`.
-"""
-
+import logging
 import os
 import re
+from typing import Any
 from urllib.parse import quote
 
 from gunicorn.glogging import Logger
 
+from config import read_config
 
-def _whole_number(name: str, default: int, maximum: int, passed_as: str = "") -> int:
-    """Return the environment's whole number from 1 to `maximum`; end the start with a plain sentence otherwise."""
-    text = (os.environ.get(passed_as) or os.environ.get(name, "")).strip()
-    if not text:
-        return default
-    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= maximum):
-        raise SystemExit(f"{name} is {text!r}: set a whole number from 1 to {maximum}, or unset it for {default}.")
-    return int(text)
+# The Procfile hands WEB_CONCURRENCY over as WORKERS: gunicorn reads it too, and ends in a traceback if it is no number.
+workers_text = os.environ.get("WORKERS") or os.environ.get("WEB_CONCURRENCY", "")
+settings = read_config({**os.environ, "WEB_CONCURRENCY": workers_text})  # `config` is a name of gunicorn's own
 
 
-def _hide_queries(record) -> bool:
+def _hide_queries(record: logging.LogRecord) -> bool:
     """Cut query strings out of gunicorn's own messages: a webhook's may carry the secret."""
     record.msg, record.args = re.sub(r"\?\S+", "?…", record.getMessage()), ()
     return True
@@ -30,34 +24,33 @@ def _hide_queries(record) -> bool:
 class BridgeLogger(Logger):
     """gunicorn's logger, less what would fill the log, forge a line in it or betray a secret."""
 
-    def setup(self, cfg):
+    def setup(self, cfg: Any) -> None:
         """Set the handlers up, then hide query strings."""
         super().setup(cfg)
         self.error_log.addFilter(_hide_queries)
 
-    def atoms(self, resp, req, environ, request_time):
+    def atoms(self, resp: Any, req: Any, environ: dict[str, Any], request_time: Any) -> dict[str, Any]:
         """Return the values of a log line; the path is escaped again, so that a line stays one line."""
         values = super().atoms(resp, req, environ, request_time)
         return {**values, "U": quote(environ.get("PATH_INFO", ""), encoding="latin-1")}
 
-    def access(self, resp, req, environ, request_time):
+    def access(self, resp: Any, req: Any, environ: dict[str, Any], request_time: Any) -> None:
         """Log one answer, except the good ones to the platform's health check, every few seconds."""
         if environ.get("PATH_INFO") != "/healthz" or str(resp.status)[:3] != "200":
             super().access(resp, req, environ, request_time)
 
 
-def worker_exit(server, worker):
+def worker_exit(server: Any, worker: Any) -> None:
     """Close the app of a leaving worker. gunicorn logs what this raises, and goes on."""
     if worker.pid != os.getpid():  # the master calls it too, for a worker that it could not find
         return
-    bridge = getattr(worker.app.callable, "extensions", {}).get("bridge")
-    if bridge is not None:
-        bridge.close()
+    services = getattr(worker.app.callable, "extensions", {}).get("bridge")
+    if services is not None:
+        services.close()
 
 
-bind = f"0.0.0.0:{_whole_number('PORT', default=8000, maximum=65535)}"
-# The Procfile hands WEB_CONCURRENCY over as WORKERS: gunicorn reads it too, and ends in a traceback if it is no number.
-workers = _whole_number("WEB_CONCURRENCY", default=1, maximum=64, passed_as="WORKERS")
+bind = f"0.0.0.0:{settings.port}"
+workers = settings.workers
 worker_class = "gthread"
 threads = 16
 preload_app = True  # a wrong configuration ends the start once, in words, instead of once a worker
@@ -75,7 +68,7 @@ control_socket_disable = True  # gunicorn 25 and later would write a socket file
 forwarded_allow_ips = ""
 
 logger_class = BridgeLogger
-quiet = os.environ.get("LOG_LEVEL", "").strip().upper() in ("WARNING", "ERROR")
+quiet = settings.log_level in ("WARNING", "ERROR")
 loglevel = "warning" if quiet else "info"  # at debug it prints its whole configuration
 accesslog = None if quiet else "-"
 access_log_format = "%(m)s %(U)s %(s)s %(B)s bytes %(M)s ms"  # no query, headers or addresses

@@ -24,10 +24,22 @@ from aifi import (
     AifiUnavailable,
     Client,
 )
-from orders import DETAIL, HISTORY, LIST, REREAD, Marks, Order, Snapshot, merge
-from store import FileLost, Page, Store, StoreError
+from errors import StoreError
+from orders import DETAIL, HISTORY, LIST, REREAD, Order, Snapshot, merge
+from store import FileLost, Marks, Page, Store
 from times import DAY, HOUR, shift, utc_seconds
-from translation import Push, Unreadable, _object, _session, _text, _time, is_aifi_id, read_customer, read_order
+from translation import (
+    CheckoutWebhook,
+    CustomerWebhook,
+    Unreadable,
+    Webhook,
+    is_aifi_id,
+    read_customer,
+    read_order,
+    read_order_id,
+    read_session_id,
+    read_updated_at,
+)
 
 log = logging.getLogger("bridge.mirror")
 
@@ -190,29 +202,38 @@ class Mirror:
             raise _told(trouble)
         return {"id": customer_id} if self._store.names_customer(customer_id) else None
 
-    def take_push(self, push: Push) -> Receipt:
+    def store_webhook(self, webhook: Webhook) -> Receipt:
         """Take in a webhook; when this returns, what is kept of it is on disk.
 
         :raises StoreError: it could not be kept
         """
-        stores, roles = self._settings.store_ids, self._settings.roles
-        filtered = bool(roles) and push.role not in roles
-        if push.kind == "checkout":
-            filtered = filtered or (bool(stores) and push.store_id not in stores)
-        if push.customer:
-            if not filtered:
-                customer_id = push.customer["id"]
-                known = self._store.get_customer(customer_id)  # a webhook may name only what changed
-                body = {**(known[0] if known else {}), **push.customer}
-                self._store.put_customer(customer_id, body, min(push.at, self._store.now()))
-            return Receipt("customer", "filtered" if filtered else "kept", push.customer["id"])
-        if push.snapshot is None:
-            return Receipt(push.kind, "ignored")
-        named = push.snapshot.id or push.snapshot.session_id or "", push.snapshot.order["status"]
-        if filtered:
-            return Receipt(push.kind, "filtered", *named)
-        new, changed = self._store.put_orders([push.snapshot])
-        return Receipt(push.kind, "new" if new else "changed" if changed else "no news", *named)
+        if isinstance(webhook, CheckoutWebhook):
+            return self._store_checkout(webhook)
+        if isinstance(webhook, CustomerWebhook):
+            return self._store_customer(webhook)
+        return Receipt("other", "ignored")
+
+    def _store_checkout(self, webhook: CheckoutWebhook) -> Receipt:
+        stores, snapshot = self._settings.store_ids, webhook.snapshot
+        if snapshot is None:
+            return Receipt("checkout", "ignored")
+        named = snapshot.id or snapshot.session_id or "", snapshot.order["status"]
+        if self._is_other_role(webhook.role) or (stores and webhook.store_id not in stores):
+            return Receipt("checkout", "filtered", *named)
+        new, changed = self._store.put_orders([snapshot])
+        return Receipt("checkout", "new" if new else "changed" if changed else "no news", *named)
+
+    def _store_customer(self, webhook: CustomerWebhook) -> Receipt:
+        customer_id = webhook.customer["id"]
+        if self._is_other_role(webhook.role):
+            return Receipt("customer", "filtered", customer_id)
+        known = self._store.get_customer(customer_id)  # a webhook may name only what changed
+        body = {**(known[0] if known else {}), **webhook.customer}
+        self._store.put_customer(customer_id, body, min(webhook.at, self._store.now()))
+        return Receipt("customer", "kept", customer_id)
+
+    def _is_other_role(self, role: str | None) -> bool:
+        return bool(self._settings.roles) and role not in self._settings.roles
 
     # --- refresh ---
 
@@ -329,7 +350,7 @@ class Mirror:
                 failures=failures,
                 failing_since=marks.failing_since or now,
                 retry_at=shift(now, min(2.0 ** (failures - 1), PAUSE_MAX_SECONDS)),
-                cause=getattr(error, "cause", "database_unavailable"),
+                cause=error.cause,
                 error=str(error),
             )
             raise
@@ -478,10 +499,10 @@ class Mirror:
             return None
         orders = next(self._client.pages(sessionId=session_id), [])
         for order in orders[:SURELY_LAST]:
-            order_id = _text(_object(order).get("id")) or ""
-            if is_aifi_id(order_id) and _session(order).get("id") in (session_id, None):
+            order_id = read_order_id(order)
+            if order_id and read_session_id(order) in (session_id, None):
                 details = self._client.get_order(order_id)
-                if _session(_object(details)).get("id") == session_id:
+                if read_session_id(details) == session_id:
                     return details
         return None
 
@@ -592,4 +613,4 @@ def _older_than(horizon: str) -> dict[str, str]:
 
 def _ignores_filter(order: Any, since: str) -> bool:
     """Return whether an order in a list by `minUpdatedAt` shows that the server ignored the parameter."""
-    return isinstance(order, dict) and (_time(order.get("updatedAt")) or "") < shift(since, -1)
+    return isinstance(order, dict) and (read_updated_at(order) or "") < shift(since, -1)

@@ -5,7 +5,7 @@ Every time is fixed-width UTC text (`2025-11-01T00:00:00.000Z`), so the order of
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from times import DAY, HOUR, MINUTE, shift
 
@@ -83,27 +83,24 @@ class Order:
         return {**named, **known, "canceled_at": None}
 
 
-@dataclass(frozen=True)
-class Marks:
-    """How far the mirror has come. `horizon`: all orders drafted since are here; None: nothing was read yet."""
+class Extent(Protocol):
+    """What of the mirror an order's place depends on: the marks that the store keeps."""
 
-    origin: str
-    file: str
-    served_until: str | None
-    begun_at: str | None
-    horizon: str | None
-    complete: int
-    newest_draft: str | None
-    newest_update: str | None
-    refreshed_at: str | None
-    reread_at: str | None
-    unfiltered_at: str | None
-    failures: int
-    failing_since: str | None
-    retry_at: str | None
-    cause: str | None
-    error: str | None
-    next_request_at: float
+    @property
+    def served_until(self) -> str | None:
+        """The latest `updated_at` that was served."""
+
+    @property
+    def begun_at(self) -> str | None:
+        """When the first refresh of this database began."""
+
+    @property
+    def horizon(self) -> str | None:
+        """All orders drafted since are mirrored; None: nothing was read yet."""
+
+    @property
+    def complete(self) -> int:
+        """Whether AiFi has nothing older than the horizon."""
 
 
 def session_key(session_id: str) -> str:
@@ -139,14 +136,14 @@ def is_news(row: Order, snapshot: Snapshot) -> bool:
     same_state = snapshot.source == WEBHOOK or row.pushed_at is not None or snapshot.at <= row.aifi_at
     for key, value in snapshot.order.items():
         if key in row.order:
-            if _conflict(row.order[key], value) and not (same_state and key in FILLINGS):
+            if conflict(row.order[key], value) and not (same_state and key in FILLINGS):
                 return True
         elif value is not None and (key in LISTED or not (same_state or key in FILLINGS)):
             return True
     return False
 
 
-def place(row: Order | None, snapshot: Snapshot, now: str, marks: Marks) -> tuple[str, bool]:
+def place(row: Order | None, snapshot: Snapshot, now: str, extent: Extent) -> tuple[str, bool]:
     """Return the `updated_at` of a new or changed order, and whether it was cut.
 
     It is AiFi's time, but never later than now, never before the order's former place, and never at or below what was
@@ -154,32 +151,32 @@ def place(row: Order | None, snapshot: Snapshot, now: str, marks: Marks) -> tupl
     below the horizon is no news: it stays within an hour of its draft, and so below all that was served.
     """
     at = min(snapshot.at, now)
-    if row is None and _is_history(snapshot, marks):
+    if row is None and _is_history(snapshot, extent):
         limit = shift(snapshot.order["created_at"], SETTLING_SECONDS)
         return min(at, limit), at > limit
     if row is not None:
         at = max(at, row.updated_at)
-    if marks.served_until and at <= marks.served_until:
-        at = max(now, shift(marks.served_until, 0.001))
+    if extent.served_until and at <= extent.served_until:
+        at = max(now, shift(extent.served_until, 0.001))
     return at, False
 
 
-def _is_history(snapshot: Snapshot, marks: Marks) -> bool:
+def _is_history(snapshot: Snapshot, extent: Extent) -> bool:
     """Return whether an unknown order is an old one met by reading back or looking up, not because it changed."""
-    if marks.begun_at and snapshot.at > marks.begun_at:  # it changed while this file has been watching
+    if extent.begun_at and snapshot.at > extent.begun_at:  # it changed while this file has been watching
         return False
-    if snapshot.source == HISTORY or marks.horizon is None:
+    if snapshot.source == HISTORY or extent.horizon is None:
         return snapshot.source in (HISTORY, REREAD, DETAIL)
-    below = not marks.complete and snapshot.order["created_at"] <= marks.horizon
+    below = not extent.complete and snapshot.order["created_at"] <= extent.horizon
     return snapshot.source in (REREAD, DETAIL) and below
 
 
-def merge(row: Order | None, snapshot: Snapshot, now: str, marks: Marks) -> Order:
+def merge(row: Order | None, snapshot: Snapshot, now: str, extent: Extent) -> Order:
     """Return the order as it stands after a snapshot that applies."""
     from_api = snapshot.source != WEBHOOK
     news = row is None or is_news(row, snapshot)
     uncut = row is not None and row.cut and snapshot.source in (LIST, REREAD, WEBHOOK)
-    updated_at, cut = place(row, snapshot, now, marks) if news or uncut else (row.updated_at, row.cut)
+    updated_at, cut = place(row, snapshot, now, extent) if news or uncut else (row.updated_at, row.cut)
     keeps_api_state = row is not None and not from_api and not news
     return Order(
         id=snapshot.id or (row.id if row else session_key(snapshot.session_id)),
@@ -196,12 +193,12 @@ def merge(row: Order | None, snapshot: Snapshot, now: str, marks: Marks) -> Orde
     )
 
 
-def _conflict(old: Any, new: Any) -> bool:
+def conflict(old: Any, new: Any) -> bool:
     """Return whether two values contradict each other; what only one of two objects names is no contradiction."""
     if isinstance(old, dict) and isinstance(new, dict):
-        return any(_conflict(old[key], new[key]) for key in old.keys() & new.keys())
+        return any(conflict(old[key], new[key]) for key in old.keys() & new.keys())
     if isinstance(old, list) and isinstance(new, list):
-        return len(old) != len(new) or any(map(_conflict, old, new))
+        return len(old) != len(new) or any(map(conflict, old, new))
     return old != new
 
 

@@ -1,22 +1,17 @@
-"""The mirror: AiFi's orders as Aide reads them, in one SQLite file that may be lost at any moment.
+"""The mirror's tables and statements: orders, customers, marks and notes, as Aide and the operator read them.
 
-Knows SQLite, the order of the list, and which of two snapshots of an order wins; knows nothing of HTTP. Every time
-is fixed-width UTC text (`2025-11-01T00:00:00.000Z`), so the order of the text is the order of time.
+Every time is fixed-width UTC text (`2025-11-01T00:00:00.000Z`), so the order of the text is the order of time.
 """
 
-import contextlib
-import fcntl
 import json
 import logging
-import os
-import shutil
 import sqlite3
-import threading
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
+from database import Database, Layout
+from errors import StoreError
 from orders import (
     ALWAYS,
     FILLINGS,
@@ -24,11 +19,10 @@ from orders import (
     SETTLING_SECONDS,
     UNCONFIRMED,
     WEBHOOK,
-    Marks,
     Order,
     Snapshot,
-    _conflict,
     applies,
+    conflict,
     merge,
     place,
     session_key,
@@ -39,8 +33,8 @@ log = logging.getLogger("bridge.store")
 T = TypeVar("T")
 
 
-SCHEMA_VERSION = 1
-SCHEMA = """
+VERSION = 2  # of TABLES: a file of another version is set aside
+TABLES = """
 CREATE TABLE orders (
     id TEXT PRIMARY KEY,             -- AiFi's id; session_key() while only webhooks without one are known
     updated_at TEXT NOT NULL,        -- the order's place in the list
@@ -66,7 +60,6 @@ CREATE INDEX orders_watched ON orders (watch) WHERE watch IS NOT NULL;
 CREATE TABLE customers (id TEXT PRIMARY KEY, body TEXT NOT NULL, aifi_at TEXT NOT NULL, known_at TEXT NOT NULL);
 CREATE INDEX customers_by_time ON customers (known_at);
 CREATE TABLE marks (
-    origin TEXT NOT NULL,            -- which AiFi, stores and roles this file mirrors
     file TEXT NOT NULL DEFAULT (hex(randomblob(8))),  -- tells this file from one that was begun anew
     served_until TEXT,               -- the latest updated_at that was served
     begun_at TEXT,                   -- when the first refresh of this file began
@@ -78,6 +71,7 @@ CREATE TABLE marks (
 );
 CREATE TABLE leases (name TEXT PRIMARY KEY, holder TEXT NOT NULL, until REAL NOT NULL);
 CREATE TABLE notes (name TEXT PRIMARY KEY, at TEXT NOT NULL, text TEXT NOT NULL, count INTEGER NOT NULL DEFAULT 1);
+INSERT INTO marks DEFAULT VALUES;
 """
 
 # A page's summaries and the marks, in one row: Python hands its threads' lock over at each row and statement, which
@@ -87,22 +81,14 @@ SELECT (SELECT group_concat(summary, char(10)) FROM (
             SELECT summary FROM orders WHERE (updated_at, id) < (?, ?) AND updated_at > CASE
                 WHEN complete THEN '' WHEN horizon IS NULL THEN '~'
                 ELSE strftime('%Y-%m-%dT%H:%M:%fZ', horizon, '+{SETTLING_SECONDS} seconds') END
-            ORDER BY updated_at DESC, id DESC LIMIT ?)),
+            ORDER BY updated_at DESC, id DESC LIMIT ?)) AS summaries,
        marks.* FROM marks
 """  # noqa: S608 - a constant
 
 SUMMARY_FIELDS = ("id", "updated_at", "display_id", "created_at", "status", "total_amount", "currency", "customer_id")
-BUSY_SECONDS = 3.0  # for SQLite's lock, and before that for our own
 NOTE_PATIENCE_SECONDS = 0.2
-JOURNAL_BYTES = 16 * 1024 * 1024
-CHECKPOINT_PAGES = 4000  # as much; seldom, as many commits write the same pages of the indexes
-CACHE_KIB = 512  # a connection; the system caches the file anyhow, and once for all
 MAX_UNCONFIRMED = 10_000  # orders that only webhooks have named
 MAX_CUSTOMERS = 10_000
-
-
-class StoreError(Exception):
-    """The mirror cannot be read or written now; the text says why, for people. Trying again later may help."""
 
 
 class FileLost(StoreError):
@@ -141,35 +127,72 @@ class Statistics:
     hourly: list[tuple[str, int]]
 
 
+@dataclass(frozen=True)
+class Marks:
+    """How far the mirror has come. `horizon`: all orders drafted since are here; None: nothing was read yet."""
+
+    file: str
+    served_until: str | None
+    begun_at: str | None
+    horizon: str | None
+    complete: int
+    newest_draft: str | None
+    newest_update: str | None
+    refreshed_at: str | None
+    reread_at: str | None
+    unfiltered_at: str | None
+    failures: int
+    failing_since: str | None
+    retry_at: str | None
+    cause: str | None
+    error: str | None
+    next_request_at: float
+
+
 MARKS = frozenset(field.name for field in fields(Marks))
 
 
-# --- the file ---
+def layout(origin: Mapping[str, str]) -> Layout:
+    """Return what the database must hold.
+
+    :param origin: each setting that decides what is mirrored, with its value
+    """
+    return Layout(VERSION, TABLES, origin)
 
 
 class Store:
-    """The SQLite file, for any number of threads and processes.
+    """The mirror's tables, for any number of threads and processes.
 
-    :param path: the database; created, set aside or rebuilt as needed (it is a mirror)
-    :param origin: what is mirrored; a file of another origin is set aside
-    :param clock: seconds since 1970; tests replace it
+    Each method raises `StoreError` where the database cannot be used.
     """
 
-    def __init__(self, path: str, origin: str = "", clock: Callable[[], float] = time.time):
-        self.path = os.path.abspath(path)
-        self.origin = origin
-        self.clock = clock
-        self._idle: list[_Connection] = []
-        self._writing = threading.Lock()  # lets the threads queue, where SQLite's own lock makes them poll
+    def __init__(self, database: Database):
+        self._database = database
+        self._read, self._write = database.read, database.write
+
+    @property
+    def name(self) -> str:
+        """Where the tables lie, for people."""
+        return self._database.name
+
+    def clock(self) -> float:
+        """Return the present time in seconds since 1970."""
+        return self._database.clock()
 
     def now(self) -> str:
         """Return the present time as UTC text."""
         return utc_text(self.clock())
 
+    def free_bytes(self) -> int:
+        """Return how much room the disk has.
+
+        :raises StoreError: the folder cannot be looked at
+        """
+        return self._database.free_bytes()
+
     def close(self) -> None:
         """Close the idle connections; the store may be used again."""
-        while self._idle:
-            self._idle.pop().close()
+        self._database.close()
 
     # --- orders ---
 
@@ -212,8 +235,8 @@ class Store:
         """
 
         def work(db: sqlite3.Connection, writing: bool) -> tuple[Page | None, bool]:
-            text, *values = db.execute(PAGE_SQL, (*(after or ("~", "")), limit + 1)).fetchone()
-            marks, summaries = Marks(*values), text.split("\n") if text else []
+            row = db.execute(PAGE_SQL, (*(after or ("~", "")), limit + 1)).fetchone()
+            marks, summaries = _marks_of(row), row["summaries"].split("\n") if row["summaries"] else []
             if not (only_if(marks) and (len(summaries) > limit or marks.complete or may_be_short)):
                 return None, True
             ended = bool(marks.complete) and len(summaries) <= limit
@@ -382,217 +405,12 @@ class Store:
 
         return self._read(work, statements=2)
 
-    def free_bytes(self) -> int:
-        """Return how much room the disk has.
-
-        :raises StoreError: the folder cannot be looked at
-        """
-        try:
-            return shutil.disk_usage(os.path.dirname(self.path)).free
-        except OSError as error:
-            raise StoreError(f"the database's folder cannot be opened: {error.strerror}") from error
-
     def try_write(self) -> None:
         """Write to the disk, to see that it works.
 
         :raises StoreError: it does not
         """
-        self._write(lambda db: db.execute("UPDATE marks SET origin = origin"))
-
-    # --- connections and transactions ---
-
-    def _read(self, work: Callable[[sqlite3.Connection], T], statements: int = 1) -> T:
-        """Run a reading; more than one statement need a transaction to see the same state, one is its own."""
-        return self._transact("BEGIN" if statements > 1 else "", work)
-
-    def _write(
-        self, work: Callable[[sqlite3.Connection], T], durable: bool = True, patience: float = BUSY_SECONDS
-    ) -> T:
-        if not self._writing.acquire(timeout=patience):
-            raise StoreError("the database is busy")
-        try:
-            return self._transact("BEGIN IMMEDIATE", work, durable, patience)
-        finally:
-            self._writing.release()
-
-    def _transact(
-        self,
-        begin: str,
-        work: Callable[[sqlite3.Connection], T],
-        durable: bool = True,
-        patience: float = BUSY_SECONDS,
-    ) -> T:
-        """Run `work` in a transaction; a damaged file is set aside, and the work done once more on a new one."""
-        for last_try in (False, True):
-            db = self._take_idle() or self._open()
-            try:
-                db.configure(durable, patience)
-                if begin:
-                    db.execute(begin)
-                result = work(db)
-                if begin:
-                    db.execute("COMMIT")
-            except sqlite3.Error as error:
-                db.close()
-                if last_try or not _is_damage(error):
-                    raise StoreError(f"the database cannot be used: {error}") from error
-                self._set_aside(db.file_id[0], str(error))
-            except BaseException:
-                db.close()  # which rolls back
-                raise
-            else:
-                self._idle.append(db)
-                return result
-        raise AssertionError("unreachable")
-
-    def _take_idle(self) -> "_Connection | None":
-        """Return an idle connection, unless the file was deleted or replaced since it was opened."""
-        while True:
-            try:
-                db = self._idle.pop()
-            except IndexError:
-                return None
-            if db.file_id == _file_id(self.path):
-                return db
-            db.close()
-
-    def _open(self) -> "_Connection":
-        """Connect to the file; where it is missing or of no use, start a new one, one process at a time."""
-        with self._directory_lock():
-            for last_try in (False, True):
-                self._tidy()
-                try:
-                    return self._connect()
-                except sqlite3.Error as error:
-                    if last_try or not _is_damage(error):
-                        raise StoreError(f"the database cannot be opened: {error}") from error
-                    self._rename(str(error))
-        raise AssertionError("unreachable")
-
-    def _connect(self) -> "_Connection":
-        db = sqlite3.connect(
-            self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False, factory=_Connection
-        )
-        try:
-            db.row_factory = sqlite3.Row
-            db.execute("PRAGMA journal_mode = WAL")
-            db.execute("PRAGMA synchronous = FULL")
-            db.execute(f"PRAGMA journal_size_limit = {JOURNAL_BYTES}")
-            db.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
-            db.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
-            _prepare_schema(db, self.origin)
-        except BaseException:
-            db.close()
-            raise
-        db.file_id = _file_id(self.path)
-        return db
-
-    @contextlib.contextmanager
-    def _directory_lock(self) -> Iterator[None]:
-        """Keep others from creating or replacing the file meanwhile; the lock dies with its holder."""
-        try:
-            folder = os.open(os.path.dirname(self.path), os.O_RDONLY)
-        except OSError as error:
-            raise StoreError(f"the database's folder cannot be opened: {error.strerror}") from error
-        try:
-            deadline = time.monotonic() + BUSY_SECONDS
-            while not _try_lock(folder):
-                if time.monotonic() > deadline:
-                    raise StoreError("the database is being opened by another process")
-                time.sleep(0.01)
-            yield
-        except OSError as error:
-            raise StoreError(f"the database's folder cannot be used: {error.strerror}") from error
-        finally:
-            os.close(folder)
-
-    def _tidy(self) -> None:
-        """Make sure that the journal belongs to the file: SQLite removes the index before the journal, never after."""
-        journal, index = os.path.exists(self.path + "-wal"), os.path.exists(self.path + "-shm")
-        if _inode(self.path) is None:
-            self._remove(self.path)
-            self._remove_companions()
-        elif index and not journal:
-            self._rename("its journal was deleted")
-
-    def _set_aside(self, inode: tuple[int, int] | None, why: str) -> None:
-        """Rename the file, unless somebody else has replaced it by now."""
-        with self._directory_lock():
-            if inode == _inode(self.path):
-                self._rename(why)
-
-    def _rename(self, why: str) -> None:
-        """Move the file out of the way, so that a new one is begun; only the last such file is kept."""
-        log.error("The database is of no use (%s): kept as %s.set-aside; a new one is filled from AiFi", why, self.path)
-        os.replace(self.path, f"{self.path}.set-aside")
-        self._remove_companions()
-
-    def _remove_companions(self) -> None:
-        for suffix in ("-wal", "-shm"):
-            self._remove(self.path + suffix)
-
-    def _remove(self, path: str) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(path)
-
-
-class _Connection(sqlite3.Connection):
-    """A connection that remembers which file it opened, and how it is set."""
-
-    file_id: tuple[tuple[int, int] | None, tuple[int, int] | None] = (None, None)
-    _setting: tuple[bool, float] = (True, BUSY_SECONDS)
-
-    def configure(self, durable: bool, patience: float) -> None:
-        """Say whether a commit waits for the disk, and how many seconds to wait for SQLite's lock."""
-        if self._setting != (durable, patience):
-            self.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
-            self.execute(f"PRAGMA busy_timeout = {round(patience * 1000)}")
-            self._setting = (durable, patience)
-
-
-def _prepare_schema(db: sqlite3.Connection, origin: str) -> None:
-    """Create the schema in an empty file.
-
-    :raises sqlite3.DatabaseError: the file belongs to another version of this program, or mirrors something else
-    """
-    version = db.execute("PRAGMA user_version").fetchone()[0]
-    if version == 0:
-        db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION};")
-        db.execute("INSERT INTO marks (origin) VALUES (?)", (origin,))
-        db.execute("COMMIT")
-    elif version != SCHEMA_VERSION:
-        raise sqlite3.DatabaseError(f"its schema has version {version}, this program's {SCHEMA_VERSION}")
-    elif _marks(db).origin != origin:
-        raise sqlite3.DatabaseError("it mirrors another AiFi, other stores or roles")
-
-
-def _is_damage(error: sqlite3.Error) -> bool:
-    """Return whether the file itself is of no use. SQLite's "corrupt" and "not a database" come as the bare class."""
-    if getattr(error, "sqlite_errorname", "") == "SQLITE_IOERR_SHORT_READ":  # a file that was cut off; Python 3.11+
-        return True
-    return type(error) is sqlite3.DatabaseError or str(error).startswith(("no such", "Could not decode to UTF-8"))
-
-
-def _file_id(path: str) -> tuple[tuple[int, int] | None, tuple[int, int] | None]:
-    """Return what tells whether the database and its journal are still the files that were opened."""
-    return _inode(path), _inode(path + "-wal", may_be_empty=True)
-
-
-def _inode(path: str, may_be_empty: bool = False) -> tuple[int, int] | None:
-    """Return the file's identity; None where there is no file, or nothing in it."""
-    try:
-        status = os.stat(path)
-    except FileNotFoundError:
-        return None
-    return (status.st_dev, status.st_ino) if status.st_size or may_be_empty else None
-
-
-def _try_lock(handle: int) -> bool:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+        self._write(lambda db: db.execute("UPDATE marks SET file = file"))
 
 
 # --- statements ---
@@ -600,9 +418,13 @@ def _try_lock(handle: int) -> bool:
 
 def _marks(db: sqlite3.Connection) -> Marks:
     row = db.execute("SELECT * FROM marks").fetchone()
-    if row is None or len(row) != len(MARKS):
+    if row is None:
         raise sqlite3.DatabaseError("its marks are gone")
-    return Marks(*row)
+    return _marks_of(row)
+
+
+def _marks_of(row: sqlite3.Row) -> Marks:
+    return Marks(**{name: row[name] for name in MARKS})
 
 
 def _order(row: sqlite3.Row | None) -> Order | None:
@@ -661,7 +483,7 @@ def _put_order(db: sqlite3.Connection, snapshot: Snapshot, marks: Marks, now: st
     if stored is None:
         return False
     compared = (stored.order.keys() & after.order.keys()) - FILLINGS
-    changed = any(_conflict(stored.order[key], after.order[key]) for key in compared)
+    changed = any(conflict(stored.order[key], after.order[key]) for key in compared)
     return True if changed or after.updated_at != stored.updated_at else None
 
 

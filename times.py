@@ -19,3 +19,8 @@ def utc_seconds(text: str) -> float:
 def shift(text: str, seconds: float) -> str:
     """Return the time `seconds` after `text`."""
     return utc_text(utc_seconds(text) + seconds)
+
+
+def minute_text(text: str) -> str:
+    """Return a time as people read it, to the minute."""
+    return f"{text[:10]} {text[11:16]} UTC"

@@ -19,7 +19,7 @@ MAX_ORDER_BYTES, FEW_LINES = 64 * 1024, 10  # so few lines of MAX_TEXT a field a
 ISO_TIME = r"([12]\d{3}-\d\d-\d\d)[T ](\d\d:\d\d:\d\d)(?:[.,](\d{1,9}))?\s*(Z|[+-](?:[01]\d|2[0-3]):?[0-5]\d)?"
 MAX_TEXT = 500
 PRICES = ("totalPrice", "totalTax", "subtotalPrice")
-PUSHED = ("draft", "completed", "reviewed")
+CHECKOUT_STATUSES = ("draft", "completed", "reviewed")
 PAID_BY_PAYMENT = {"success": "paid", "failure": "unpaid", "processing": "paymentProcessing"}
 
 
@@ -35,19 +35,34 @@ def parse_json(body: bytes) -> Any:
     try:
         return json.loads(body)
     except (ValueError, RecursionError):
-        raise Unreadable("the body is no JSON") from None
+        raise Unreadable("the body is not JSON") from None
 
 
 @dataclass(frozen=True)
-class Push:
-    """A webhook, read: a checkout's `snapshot`, or a `customer` in Aide's fields, or neither (nothing to keep)."""
+class CheckoutWebhook:
+    """A checkout, read; `snapshot` is None where the webhook has no total to make an order of."""
 
-    kind: str  # "checkout", "customer", "other"
     at: str  # when it was issued
-    snapshot: Snapshot | None = None
-    customer: Mapping[str, Any] | None = None
-    store_id: str | None = None
-    role: str | None = None
+    snapshot: Snapshot | None
+    store_id: str | None
+    role: str | None
+
+
+@dataclass(frozen=True)
+class CustomerWebhook:
+    """A customer's personal data, read: in Aide's fields, and only those that the webhook names."""
+
+    at: str  # when it was issued
+    customer: Mapping[str, Any]
+    role: str | None
+
+
+@dataclass(frozen=True)
+class OtherWebhook:
+    """A webhook of AiFi's that tells nothing to keep."""
+
+
+Webhook = CheckoutWebhook | CustomerWebhook | OtherWebhook
 
 
 def is_aifi_id(text: str) -> bool:
@@ -61,7 +76,7 @@ def read_order(data: Any, source: str, currency: str = "") -> Snapshot:
     :raises Unreadable: it has no id, no time or no total
     """
     if not isinstance(data, dict):
-        raise Unreadable("the order is no object")
+        raise Unreadable("the order is not an object")
     order_id = _text(data.get("id"))
     if order_id is None or not is_aifi_id(order_id):
         raise Unreadable("the order has no id")
@@ -124,47 +139,39 @@ def read_customer(data: Any, personal: Any = None) -> dict[str, Any]:
     return {key: value for key, value in fields.items() if value is not None}
 
 
-def read_push(body: Any, now: str, currency: str = "") -> Push:
+def read_webhook(body: Any, now: str, currency: str = "") -> Webhook:
     """Translate a webhook [G, R]; `now` stands in for a `timeOfIssue` that is not told.
 
     :raises Unreadable: it is no webhook of AiFi's, or has a wrong type where it matters
     """
     if not isinstance(body, dict):
-        raise Unreadable("the body is no JSON object")
+        raise Unreadable("the body is not a JSON object")
     status, at = body.get("status"), _time(body.get("timeOfIssue")) or now
     if status is None and body.get("customerPersonalInfo") is not None:
-        return _read_customer_push(body, at)
-    if status is None or (isinstance(status, str) and status not in PUSHED):
-        return _read_other_push(body, at)
+        return _read_customer_webhook(body, at)
+    if status is None or (isinstance(status, str) and status not in CHECKOUT_STATUSES):
+        return _read_other_webhook(body)
     _check_checkout(body)
-    session = _session(body)
-    order_id = _text(body.get("orderId"))
-    if not (order_id or session.get("id")):
-        return _read_other_push(body, at)
-    customer = _object(body.get("customer"))
-    push = {"at": at, "store_id": _text(body.get("storeId")), "role": _text(customer.get("role"))}
-    if body.get("totalPrice") is None:
-        return Push("checkout", **push)
-    order = {
-        "created_at": _time(body.get("timeOfOrigin")) or session.get("exited_at") or at,
-        "status": _pushed_status(body),
-        "total_amount": _number(body.get("totalPrice")),
-        "currency": _text(body.get("currency")) or currency,
-        "customer_id": _text(customer.get("id")) or _text(_object(body.get("session")).get("customerId")),
-        "store_id": push["store_id"],
-        "subtotal_amount": _number(body.get("subtotalPrice")),
-        "tax_amount": _number(body.get("totalTax")),
-        "payment": _known(
-            status=_text(_object(body.get("payment")).get("status")),
-            provider=_text(_object(body.get("payment")).get("paymentProvider")),
-        ),
-        "session": session,
-        "line_items": [_line_item(line) for line in body.get("cart") or []],
-    }
-    order = {key: value for key, value in order.items() if value not in (None, "", {}, [])}
-    if len(order.get("line_items", ())) > FEW_LINES and len(json.dumps(order)) > MAX_ORDER_BYTES:
-        raise Unreadable(f"the order is larger than {MAX_ORDER_BYTES // 1024} KiB")
-    return Push("checkout", snapshot=Snapshot(order_id, order, at, WEBHOOK, session.get("id")), **push)
+    if not (_text(body.get("orderId")) or read_session_id(body)):
+        return _read_other_webhook(body)
+    role = _text(_object(body.get("customer")).get("role"))
+    return CheckoutWebhook(at, _read_checkout(body, at, currency), _text(body.get("storeId")), role)
+
+
+def read_session_id(data: Any) -> str | None:
+    """Return the id of an order's or a checkout's shopping session, where it is told."""
+    return _session(_object(data)).get("id")
+
+
+def read_order_id(data: Any) -> str | None:
+    """Return the id of a raw order, where it has one."""
+    order_id = _text(_object(data).get("id")) or ""
+    return order_id if is_aifi_id(order_id) else None
+
+
+def read_updated_at(data: Any) -> str | None:
+    """Return when a raw order changed last, where AiFi shows that [R]."""
+    return _time(_object(data).get("updatedAt"))
 
 
 def parse_time(text: str) -> str:
@@ -174,52 +181,78 @@ def parse_time(text: str) -> str:
     """
     match = re.fullmatch(ISO_TIME, text, re.ASCII)
     if match is None:
-        raise ValueError(f"no ISO 8601 time: {text[:40]!r}")
+        raise ValueError(f"not an ISO 8601 time: {text[:40]!r}")
     date, clock, fraction, zone = match.groups()
     moment = datetime.fromisoformat(f"{date}T{clock}")
     if zone and zone != "Z":
         offset = timedelta(hours=int(zone[1:3]), minutes=int(zone[-2:]))
         moment = moment - offset if zone[0] == "+" else moment + offset
     if not 1970 <= moment.year < 2900:
-        raise ValueError(f"no time of a shop: {text[:40]!r}")
+        raise ValueError(f"not a time that a shop can have had: {text[:40]!r}")
     return f"{moment.isoformat()}.{(fraction or '')[:3].ljust(3, '0')}Z"
 
 
-def _read_other_push(body: Mapping[str, Any], at: str) -> Push:
+def _read_other_webhook(body: Mapping[str, Any]) -> OtherWebhook:
     if body.get("timeOfIssue") is None:
         raise Unreadable("neither a checkout (status, and orderId or sessionId) nor another webhook of AiFi's")
-    return Push("other", at)
+    return OtherWebhook()
 
 
-def _read_customer_push(body: Mapping[str, Any], at: str) -> Push:
+def _read_customer_webhook(body: Mapping[str, Any], at: str) -> CustomerWebhook:
     for name in ("customer", "customerPersonalInfo"):
         if not isinstance(body.get(name), dict):
-            raise Unreadable(f"{name} is no object")
+            raise Unreadable(f"{name} is not an object")
     customer = read_customer(body["customer"], body["customerPersonalInfo"])
-    return Push("customer", at, customer=customer, role=customer.get("role"))
+    return CustomerWebhook(at, customer, customer.get("role"))
+
+
+def _read_checkout(body: Mapping[str, Any], at: str, currency: str) -> Snapshot | None:
+    """Return the order of a checkout; without a total there is none: AiFi's API brings that order."""
+    if body.get("totalPrice") is None:
+        return None
+    session, lines = _session(body), [_line_item(line) for line in body.get("cart") or []]
+    shopper, payment = _object(body.get("customer")), _object(body.get("payment"))
+    fields = {
+        "created_at": _time(body.get("timeOfOrigin")) or session.get("exited_at") or at,
+        "status": _checkout_status(body),
+        "total_amount": _number(body.get("totalPrice")),
+        "currency": _text(body.get("currency")) or currency,
+        "customer_id": _text(shopper.get("id")) or _text(_object(body.get("session")).get("customerId")),
+        "store_id": _text(body.get("storeId")),
+        "subtotal_amount": _number(body.get("subtotalPrice")),
+        "tax_amount": _number(body.get("totalTax")),
+        "payment": _known(status=_text(payment.get("status")), provider=_text(payment.get("paymentProvider"))),
+        "session": session,
+        "line_items": lines,
+    }
+    order = {key: value for key, value in fields.items() if value not in (None, "", {}, [])}
+    if len(lines) > FEW_LINES and len(json.dumps(order)) > MAX_ORDER_BYTES:
+        raise Unreadable(f"the order is larger than {MAX_ORDER_BYTES // 1024} KiB")
+    return Snapshot(_text(body.get("orderId")), order, at, WEBHOOK, session.get("id"))
 
 
 def _check_checkout(body: Mapping[str, Any]) -> None:
     """Refuse wrong types where they matter; what is null counts as absent."""
     session_ids = (body.get("sessionId"), _object(body.get("session")).get("sessionId"))
     rules: list[tuple[str, Any, Callable[[Any], Any]]] = [
-        ("orderId is no integer", body.get("orderId"), _is_integer),
-        ("status is no text", body.get("status"), lambda value: isinstance(value, str)),
-        ("cart is no list of objects", body.get("cart"), _is_list_of_objects),
-        *(("sessionId is no short text", value, _is_short_text) for value in session_ids),
-        *((f"{name} is no object", body.get(name), _is_object) for name in ("session", "customer", "payment")),
-        *((f"{name} is no finite number", body.get(name), _is_number) for name in PRICES),
-        *((f"{name} is no ISO 8601 time", body.get(name), _time) for name in ("timeOfIssue", "timeOfOrigin")),
+        ("orderId is not an integer", body.get("orderId"), _is_integer),
+        ("status is not text", body.get("status"), lambda value: isinstance(value, str)),
+        ("cart is not a list of objects", body.get("cart"), _is_list_of_objects),
+        *(("sessionId is not short text", value, _is_short_text) for value in session_ids),
+        *((f"{name} is not an object", body.get(name), _is_object) for name in ("session", "customer", "payment")),
+        *((f"{name} is not a finite number", body.get(name), _is_number) for name in PRICES),
+        *((f"{name} is not an ISO 8601 time", body.get(name), _time) for name in ("timeOfIssue", "timeOfOrigin")),
     ]
     for complaint, value, holds in rules:
         if value is not None and not holds(value):
             raise Unreadable(complaint)
 
 
-def _pushed_status(body: Mapping[str, Any]) -> str:
+def _checkout_status(body: Mapping[str, Any]) -> str:
     """Return the status that an order of this webhook has in the Orders API, as far as the payment tells."""
-    if body["status"] != "completed":
-        return body["status"]
+    status = str(body["status"])
+    if status != "completed":
+        return status
     return PAID_BY_PAYMENT.get(_text(_object(body.get("payment")).get("status")) or "", "completed")
 
 

@@ -23,13 +23,14 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 import aifi
 import mirror
+from database import Database
 from mirror import Mirror, Settings
 from orders import Order
-from store import Page, Store
+from store import Page, Store, layout
 from tests.histories import model_aifi
 from tests.histories.model_aifi import BARE, HONOURS, IGNORES, REFUSES, Client, Clock, Model
 from times import DAY, HOUR, MINUTE, utc_seconds, utc_text
-from translation import read_push
+from translation import read_webhook
 
 START = utc_seconds("2025-11-01T12:00:00.000Z")
 PAGE_SIZE, SURELY_LAST = 5, 3  # AiFi's pages and the bridge's idea of them, small, so that few orders fill many
@@ -105,7 +106,7 @@ class Histories(RuleBasedStateMachine):
         for store in self.stores:
             store.close()
         path = str(Path(self.folder, "orders.db"))
-        self.stores = [Store(path, "model", self.clock) for _ in range(2)]
+        self.stores = [Store(Database(path, layout({}), self.clock)) for _ in range(2)]
         wanted = Settings(refresh_seconds=REFRESH_SECONDS, wait_seconds=FLIGHT_SECONDS)
         self.workers = [Mirror(Client(self.model), store, wanted) for store in self.stores]
 
@@ -177,8 +178,8 @@ class Histories(RuleBasedStateMachine):
     def deliver_body(self, order_id: int, body: dict, worker: int = 0) -> None:
         self.pushed[order_id] = self.clock.now
         self.stirred.add(order_id)
-        push = read_push(json.loads(json.dumps(body)), self.stores[worker].now())
-        self.workers[worker].take_push(push)
+        webhook = read_webhook(json.loads(json.dumps(body)), self.stores[worker].now())
+        self.workers[worker].store_webhook(webhook)
         self.check_rows()
 
     @rule(seconds=st.sampled_from([0.001, 1, 7, 30, 61, 200, 1000, HOUR + 1, 6 * HOUR]))

@@ -44,8 +44,8 @@ def test_two_variables_are_enough():
     assert config.base_url == "https://api.aifi.com/api/admin/v2"
     assert config.token["url"] == "https://auth.aifi.com/realms/aifi/protocol/openid-connect/token"
     assert (config.token["scope"], config.webhook_secret, config.payment_webhook_url) == ("", "", "")
-    assert (config.settings.refresh_seconds, config.settings.wait_seconds) == (30, 3)
-    assert (config.settings.store_ids, config.settings.roles, config.settings.currency) == ((), (), "")
+    assert (config.refresh_seconds, config.refresh_wait_seconds) == (30, 3)
+    assert (config.store_ids, config.roles, config.currency) == ((), (), "")
     assert (config.database_path, config.log_level) == ("orders.db", "INFO")
 
 
@@ -104,12 +104,12 @@ def test_client_credentials_stand_in_for_an_access_token():
         ("REFRESH_SECONDS", "0", "refresh_seconds", 0),
         ("REFRESH_SECONDS", "0.5", "refresh_seconds", 0.5),
         ("REFRESH_SECONDS", "86400", "refresh_seconds", 86400),
-        ("REFRESH_WAIT_SECONDS", "0", "wait_seconds", 0),
-        ("REFRESH_WAIT_SECONDS", "20", "wait_seconds", 20),
+        ("REFRESH_WAIT_SECONDS", "0", "refresh_wait_seconds", 0),
+        ("REFRESH_WAIT_SECONDS", "20", "refresh_wait_seconds", 20),
     ],
 )
 def test_a_setting_of_the_mirror_is_read(name, text, field, value):
-    assert getattr(read(**{name: text}).settings, field) == value
+    assert getattr(read(**{name: text}), field) == value
 
 
 @pytest.mark.parametrize(

@@ -21,9 +21,12 @@ from typing import Any
 
 import pytest
 
+import database as database_module
 import store as store_module
+from database import Database
+from errors import StoreError
 from orders import DETAIL, HISTORY, LIFE, LIST, WEBHOOK, Snapshot
-from store import Page, Store, StoreError
+from store import Page, Store, layout
 from times import DAY, HOUR, shift, utc_seconds
 
 NOW = "2025-11-01T12:00:00.000Z"
@@ -85,6 +88,11 @@ def status(store: Store, order_id: str = "1") -> str:
     return order.status
 
 
+def new_store(path: object, origin: str = "", clock: Callable[[], float] = time.time) -> Store:
+    """Return a store on that file."""
+    return Store(Database(str(path), layout({"origin": origin}), clock))
+
+
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
@@ -101,7 +109,7 @@ def open_store(path: Path, clock: Clock) -> Iterator[Callable[..., Store]]:
     with contextlib.ExitStack() as stack:
 
         def start(origin: str = "") -> Store:
-            store = Store(str(path), origin, clock)
+            store = new_store(path, origin, clock)
             stack.callback(store.close)
             return store
 
@@ -845,7 +853,7 @@ def test_marks_come_back_from_the_disk(store, open_store):
 
 def test_a_new_mirror_has_read_nothing(open_store):
     marks = open_store("here").marks()
-    assert (marks.origin, marks.horizon, marks.complete, marks.refreshed_at) == ("here", None, 0, None)
+    assert (marks.horizon, marks.complete, marks.refreshed_at) == (None, 0, None)
 
 
 def test_a_mark_of_another_name_is_a_programming_error(store):
@@ -858,7 +866,7 @@ def test_a_mark_of_another_name_is_a_programming_error(store):
 
 def _write(path: str, writer: int, rounds: int) -> None:
     """Put orders of one's own and one that all share, serve pages between."""
-    store = Store(path)
+    store = new_store(path)
     for n in range(rounds):
         store.put_orders([look(f"{writer}-{n}"), look("shared", shift(ago(300), n), tax_amount=float(n))])
         store.serve_page(5, None, may_be_short=True)
@@ -867,7 +875,7 @@ def _write(path: str, writer: int, rounds: int) -> None:
 
 
 def _write_in_threads(path: str, writer: int, rounds: int, result: Any) -> None:
-    store_module.BUSY_SECONDS = PROCESS_SECONDS  # the disk may be slow; what must not happen is that waiting is no help
+    database_module.BUSY_SECONDS = PROCESS_SECONDS  # the disk may be slow
     try:
         with ThreadPoolExecutor(2) as pool:
             list(pool.map(lambda thread: _write(path, 2 * writer + thread, rounds), range(2)))
@@ -878,7 +886,7 @@ def _write_in_threads(path: str, writer: int, rounds: int, result: Any) -> None:
 
 
 def _take_slots(path: str, count: int, result: Any) -> None:
-    store = Store(path, clock=Clock())
+    store = new_store(path, clock=Clock())
     result.send([store.take_request_slot(0.5) for _ in range(count)])
     store.close()
 
@@ -916,7 +924,7 @@ def test_processes_and_threads_that_write_at_once_lose_nothing(store, path):
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "BUSY_SECONDS", PROCESS_SECONDS)
+    monkeypatch.setattr(database_module, "BUSY_SECONDS", PROCESS_SECONDS)
 
 
 @pytest.mark.usefixtures("patient")
@@ -940,7 +948,7 @@ def test_processes_share_the_request_slots(store, path):
 
 @pytest.mark.usefixtures("patient")
 def test_stores_that_open_a_new_file_at_once_agree_on_it(path):
-    stores = [Store(str(path)) for _ in range(8)]
+    stores = [new_store(str(path)) for _ in range(8)]
     gate = threading.Barrier(8)
 
     def put(n: int) -> None:
@@ -1069,7 +1077,7 @@ def test_a_file_that_is_deleted_while_open_may_first_be_read(store, path):
     assert store.get_order("1") is None
 
 
-@pytest.mark.parametrize("version", [store_module.SCHEMA_VERSION + 1, 99, -1])
+@pytest.mark.parametrize("version", [store_module.VERSION + 1, 99, -1])
 def test_a_file_of_another_schema_is_set_aside(store, open_store, path, version):
     store.put_orders([look()])
     store.close()
@@ -1104,14 +1112,14 @@ def test_only_the_last_file_is_set_aside(store, path):
 
 
 def test_a_missing_folder_is_a_store_error(tmp_path):
-    store = Store(str(tmp_path / "nowhere" / "orders.db"))
+    store = new_store(str(tmp_path / "nowhere" / "orders.db"))
     with pytest.raises(StoreError, match="folder"):
         store.marks()
 
 
 def test_a_folder_in_the_files_place_is_a_store_error(path):
     path.mkdir()
-    store = Store(str(path))
+    store = new_store(str(path))
     with pytest.raises(StoreError):
         store.marks()
     assert path.is_dir()
@@ -1122,7 +1130,7 @@ def _put_as_nobody(path: str, result: Any) -> None:
         os.setgid(65534)
         os.setuid(65534)
     try:
-        Store(path).put_orders([look()])
+        new_store(path).put_orders([look()])
     except StoreError as error:
         result.send(f"StoreError: {error}")
     else:
@@ -1154,7 +1162,7 @@ def _hold_directory_lock(path: str, result: Any) -> None:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "BUSY_SECONDS", 0.3)
+    monkeypatch.setattr(database_module, "BUSY_SECONDS", 0.3)
 
 
 @pytest.mark.usefixtures("impatient")
@@ -1190,7 +1198,7 @@ def test_a_folder_locked_by_another_process_is_a_store_error_in_time(open_store,
 
 def _write_batches(path: str, result: Any) -> None:
     """Put batches of 50 orders for ever, and report each one that was acknowledged."""
-    store = Store(path)
+    store = new_store(path)
     batch = 0
     while True:
         store.put_orders([look(f"{batch}-{n}") for n in range(50)])
@@ -1214,7 +1222,7 @@ class _Stuck(dict):
 def _stop_within_a_batch(path: str, result: Any) -> None:
     last = look("last")
     stuck = Snapshot(last.id, _Stuck(result, last.order), last.at, last.source)
-    Store(path).put_orders([look("first", status="contested"), look("new"), stuck])
+    new_store(path).put_orders([look("first", status="contested"), look("new"), stuck])
 
 
 def batches(store: Store) -> dict[int, int]:
@@ -1260,7 +1268,7 @@ def test_a_kill_within_a_transaction_undoes_it_and_frees_the_file(store, path):
 
 
 def _die_with_a_lease(path: str, result: Any) -> None:
-    result.send(Store(path, clock=Clock()).take_lease("refresh", "child", 30))
+    result.send(new_store(path, clock=Clock()).take_lease("refresh", "child", 30))
     time.sleep(PROCESS_SECONDS)
 
 

@@ -7,7 +7,18 @@ import pytest
 
 from app import decode_token, encode_token
 from orders import DETAIL, LIST, WEBHOOK
-from translation import Unreadable, is_aifi_id, parse_json, parse_time, read_customer, read_order, read_push
+from translation import (
+    CheckoutWebhook,
+    CustomerWebhook,
+    OtherWebhook,
+    Unreadable,
+    is_aifi_id,
+    parse_json,
+    parse_time,
+    read_customer,
+    read_order,
+    read_webhook,
+)
 
 NOW = "2025-11-01T12:00:00.000Z"
 DRAFTED, UPDATED = "2025-11-01T10:00:00.000Z", "2025-11-01T11:00:00.000Z"
@@ -89,7 +100,7 @@ def order(**fields: Any) -> dict[str, Any]:
 
 def pushed(**fields: Any) -> dict[str, Any]:
     """Return what Aide would see of a checkout webhook with these fields."""
-    snapshot = read_push({**CHECKOUT, **fields}, NOW).snapshot
+    snapshot = read_webhook({**CHECKOUT, **fields}, NOW).snapshot
     assert snapshot is not None
     return dict(snapshot.order)
 
@@ -438,7 +449,7 @@ def test_null_in_a_webhook_counts_as_absent(name):
         {"sessionId": "s1"} if name == "session" else {}
     )
     null = {**absent, name: None}
-    assert read_push(null, NOW) == read_push(absent, NOW)
+    assert read_webhook(null, NOW) == read_webhook(absent, NOW)
 
 
 @pytest.mark.parametrize(
@@ -454,30 +465,31 @@ def test_null_in_a_webhook_counts_as_absent(name):
     ),
 )
 def test_a_checkout_is_known_by_its_order_or_its_session(fields, order_id, session_id):
-    snapshot = read_push({**CHECKOUT, **fields}, NOW).snapshot
+    snapshot = read_webhook({**CHECKOUT, **fields}, NOW).snapshot
     assert (snapshot.id, snapshot.session_id, snapshot.source) == (order_id, session_id, WEBHOOK)
 
 
 def test_a_webhook_counts_from_its_time_of_issue():
-    assert read_push({**CHECKOUT, "timeOfOrigin": DRAFTED}, NOW).snapshot.at == UPDATED
+    assert read_webhook({**CHECKOUT, "timeOfOrigin": DRAFTED}, NOW).snapshot.at == UPDATED
 
 
 def test_a_webhook_without_a_time_of_issue_counts_from_now():
-    assert read_push({**CHECKOUT, "timeOfIssue": None}, NOW).snapshot.at == NOW
+    assert read_webhook({**CHECKOUT, "timeOfIssue": None}, NOW).snapshot.at == NOW
 
 
 def test_a_webhook_tells_its_store_and_role_for_the_filters():
-    push = read_push({**CHECKOUT, "storeId": 3, "customer": {"id": 11, "role": "tester"}}, NOW)
-    assert (push.kind, push.store_id, push.role) == ("checkout", "3", "tester")
+    webhook = read_webhook({**CHECKOUT, "storeId": 3, "customer": {"id": 11, "role": "tester"}}, NOW)
+    assert (webhook.store_id, webhook.role) == ("3", "tester")
 
 
 def test_the_configured_currency_stands_in_for_a_webhooks():
-    assert read_push(CHECKOUT, NOW, "USD").snapshot.order["currency"] == "USD"
+    assert read_webhook(CHECKOUT, NOW, "USD").snapshot.order["currency"] == "USD"
 
 
 def test_a_checkout_without_a_total_is_a_checkout_but_nothing_to_keep():
-    push = read_push({"orderId": 7, "status": "draft", "timeOfIssue": UPDATED}, NOW)
-    assert (push.kind, push.snapshot) == ("checkout", None)
+    webhook = read_webhook({"orderId": 7, "status": "draft", "timeOfIssue": UPDATED}, NOW)
+    assert isinstance(webhook, CheckoutWebhook)
+    assert webhook.snapshot is None
 
 
 @pytest.mark.parametrize(
@@ -515,13 +527,13 @@ def test_a_checkout_without_a_total_is_a_checkout_but_nothing_to_keep():
 )
 def test_a_webhook_with_a_wrong_type_where_it_matters_is_refused_by_name(fields, complaint):
     with pytest.raises(Unreadable, match=complaint):
-        read_push({**CHECKOUT, **fields}, NOW)
+        read_webhook({**CHECKOUT, **fields}, NOW)
 
 
 @pytest.mark.parametrize("body", [None, [], "x", 7, True, {}, {"hello": "world"}, [CHECKOUT]], ids=repr)
 def test_what_is_no_webhook_is_refused(body):
     with pytest.raises(Unreadable):
-        read_push(body, NOW)
+        read_webhook(body, NOW)
 
 
 @pytest.mark.parametrize(
@@ -534,17 +546,16 @@ def test_what_is_no_webhook_is_refused(body):
     ids=["without status", "another status", "neither order nor session"],
 )
 def test_aifis_other_pushes_are_told_by_their_time_of_issue_and_not_kept(body):
-    push = read_push(body, NOW)
-    assert (push.kind, push.snapshot, push.customer) == ("other", None, None)
+    assert read_webhook(body, NOW) == OtherWebhook()
 
 
 def test_an_order_of_a_webhook_is_bounded():
     with pytest.raises(Unreadable, match="larger"):
-        read_push({**CHECKOUT, "cart": [{"name": "x" * 400} for _ in range(200)]}, NOW)
+        read_webhook({**CHECKOUT, "cart": [{"name": "x" * 400} for _ in range(200)]}, NOW)
 
 
 def test_a_customer_webhook_reads_as_aides():
-    push = read_push(
+    webhook = read_webhook(
         {
             "customer": {"id": 11, "externalId": "L-4", "role": "customer"},
             "customerPersonalInfo": {"firstName": "Ada", "lastName": "Byron", "email": "a@b.se", "phoneNumber": "+46"},
@@ -552,8 +563,9 @@ def test_a_customer_webhook_reads_as_aides():
         },
         NOW,
     )
-    assert (push.kind, push.role, push.snapshot) == ("customer", "customer", None)
-    assert push.customer == {
+    assert isinstance(webhook, CustomerWebhook)
+    assert webhook.role == "customer"
+    assert webhook.customer == {
         "id": "11",
         "first_name": "Ada",
         "last_name": "Byron",
@@ -566,7 +578,7 @@ def test_a_customer_webhook_reads_as_aides():
 
 def test_a_checkout_that_tells_of_its_shopper_is_no_customer_webhook():
     shopper = {"customer": {"id": 11}, "customerPersonalInfo": {"firstName": "Ada"}}
-    assert read_push({**CHECKOUT, **shopper}, NOW).snapshot.id == "7"
+    assert read_webhook({**CHECKOUT, **shopper}, NOW).snapshot.id == "7"
 
 
 @pytest.mark.parametrize(
@@ -584,7 +596,7 @@ def test_a_checkout_that_tells_of_its_shopper_is_no_customer_webhook():
 )
 def test_a_malformed_customer_webhook_is_refused(body):
     with pytest.raises(Unreadable):
-        read_push({**body, "timeOfIssue": UPDATED}, NOW)
+        read_webhook({**body, "timeOfIssue": UPDATED}, NOW)
 
 
 # --- customers
@@ -743,9 +755,9 @@ def test_a_body_that_is_no_json_is_unreadable(body):
 
 def test_a_deeply_nested_webhook_is_read_or_refused():
     deep = nested(900)
-    assert read_push({**CHECKOUT, "metadata": deep}, NOW) == read_push(CHECKOUT, NOW)
+    assert read_webhook({**CHECKOUT, "metadata": deep}, NOW) == read_webhook(CHECKOUT, NOW)
     with pytest.raises(Unreadable, match="cart"):
-        read_push({**CHECKOUT, "cart": [*deep, deep]}, NOW)
+        read_webhook({**CHECKOUT, "cart": [*deep, deep]}, NOW)
 
 
 # --- the page token

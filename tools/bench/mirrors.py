@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 from app import create_app, encode_token
 from config import Config
-from diagnosis import Bridge as Parts
+from diagnosis import Services
 from orders import DETAIL, Snapshot
 from times import utc_text
 from tools.harness import Bridge
@@ -26,7 +26,7 @@ SETTLED_SECONDS = 300
 NO_AIFI = SimpleNamespace(base_url="http://127.0.0.1:9", access_token="unused")  # nobody may need it
 
 
-def parts_of(bridge: Bridge) -> Parts:
+def parts_of(bridge: Bridge) -> Services:
     """Return the store and the mirror that a bridge process works with, for work in this process."""
     return create_app(Config.from_environment(bridge.environment)).extensions["bridge"]
 

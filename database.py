@@ -1,0 +1,280 @@
+"""Where the tables lie: one SQLite file that may be lost at any moment. Connections, transactions, and the file's care.
+
+A file that is missing, damaged, of another version of the program or of another origin is set aside, and a new one is
+begun: what it held is a mirror, which is filled again.
+"""
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import shutil
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from errors import StoreError
+
+log = logging.getLogger("bridge.database")
+T = TypeVar("T")
+FileId = tuple[tuple[int, int] | None, tuple[int, int] | None]  # device and inode, of the file and of its journal
+
+BUSY_SECONDS = 3.0  # for SQLite's lock, and before that for our own
+JOURNAL_BYTES = 16 * 1024 * 1024
+CHECKPOINT_PAGES = 4000  # as much; seldom, as many commits write the same pages of the indexes
+CACHE_KIB = 512  # a connection; the system caches the file anyhow, and once for all
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a file must hold: the tables of this version of the program, and what they mirror.
+
+    `origin` names each setting that decides what is mirrored, with its value.
+    """
+
+    version: int
+    tables: str
+    origin: Mapping[str, str] = field(default_factory=dict)
+
+
+class Database:
+    """The SQLite file, for any number of threads and processes; opened when it is first used.
+
+    :param path: the file; created, set aside or begun anew as needed
+    :param clock: seconds since 1970; tests replace it
+    """
+
+    def __init__(self, path: str, layout: Layout, clock: Callable[[], float] = time.time):
+        self.name = os.path.abspath(path)
+        self.clock = clock
+        self._layout = layout
+        self._idle: list[_Connection] = []
+        self._writing = threading.Lock()  # lets the threads queue, where SQLite's own lock makes them poll
+
+    def close(self) -> None:
+        """Close the idle connections; the database may be used again."""
+        while self._idle:
+            self._idle.pop().close()
+
+    def read(self, work: Callable[[sqlite3.Connection], T], statements: int = 1) -> T:
+        """Run a reading; more than one statement need a transaction to see the same state, one is its own.
+
+        :raises StoreError: the database cannot be read
+        """
+        return self._transact("BEGIN" if statements > 1 else "", work)
+
+    def write(self, work: Callable[[sqlite3.Connection], T], durable: bool = True, patience: float = BUSY_SECONDS) -> T:
+        """Run a writing in a transaction, as the one writer; it may run twice, so it must depend on nothing else.
+
+        :param durable: whether to return only when it would survive a power cut
+        :param patience: seconds to wait for another writer
+        :raises StoreError: nothing was written
+        """
+        if not self._writing.acquire(timeout=patience):
+            raise StoreError("the database is busy")
+        try:
+            return self._transact("BEGIN IMMEDIATE", work, durable, patience)
+        finally:
+            self._writing.release()
+
+    def free_bytes(self) -> int:
+        """Return how much room the disk has.
+
+        :raises StoreError: the folder cannot be looked at
+        """
+        try:
+            return shutil.disk_usage(os.path.dirname(self.name)).free
+        except OSError as error:
+            raise StoreError(f"the database's folder cannot be opened: {error.strerror}") from error
+
+    # --- connections and transactions ---
+
+    def _transact(
+        self,
+        begin: str,
+        work: Callable[[sqlite3.Connection], T],
+        durable: bool = True,
+        patience: float = BUSY_SECONDS,
+    ) -> T:
+        """Run `work` in a transaction; a damaged file is set aside, and the work done once more on a new one."""
+        for last_try in (False, True):
+            db = self._take_idle() or self._open()
+            try:
+                db.configure(durable, patience)
+                if begin:
+                    db.execute(begin)
+                result = work(db)
+                if begin:
+                    db.execute("COMMIT")
+            except sqlite3.Error as error:
+                db.close()
+                if last_try or not _is_damage(error):
+                    raise StoreError(f"the database cannot be used: {error}") from error
+                self._set_aside(db.file_id[0], str(error))
+            except BaseException:
+                db.close()  # which rolls back
+                raise
+            else:
+                self._idle.append(db)
+                return result
+        raise AssertionError("unreachable")
+
+    def _take_idle(self) -> "_Connection | None":
+        """Return an idle connection, unless the file was deleted or replaced since it was opened."""
+        while True:
+            try:
+                db = self._idle.pop()
+            except IndexError:
+                return None
+            if db.file_id == _file_id(self.name):
+                return db
+            db.close()
+
+    def _open(self) -> "_Connection":
+        """Connect to the file; where it is missing or of no use, start a new one, one process at a time."""
+        with self._directory_lock():
+            for last_try in (False, True):
+                self._tidy()
+                try:
+                    return self._connect()
+                except sqlite3.Error as error:
+                    if last_try or not _is_damage(error):
+                        raise StoreError(f"the database cannot be opened: {error}") from error
+                    self._rename(str(error))
+        raise AssertionError("unreachable")
+
+    def _connect(self) -> "_Connection":
+        db = sqlite3.connect(
+            self.name, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False, factory=_Connection
+        )
+        try:
+            db.row_factory = sqlite3.Row
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA synchronous = FULL")
+            db.execute(f"PRAGMA journal_size_limit = {JOURNAL_BYTES}")
+            db.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+            db.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+            _prepare(db, self._layout)
+        except BaseException:
+            db.close()
+            raise
+        db.file_id = _file_id(self.name)
+        return db
+
+    # --- the file ---
+
+    @contextlib.contextmanager
+    def _directory_lock(self) -> Iterator[None]:
+        """Keep others from creating or replacing the file meanwhile; the lock dies with its holder."""
+        try:
+            folder = os.open(os.path.dirname(self.name), os.O_RDONLY)
+        except OSError as error:
+            raise StoreError(f"the database's folder cannot be opened: {error.strerror}") from error
+        try:
+            deadline = time.monotonic() + BUSY_SECONDS
+            while not _try_lock(folder):
+                if time.monotonic() > deadline:
+                    raise StoreError("the database is being opened by another process")
+                time.sleep(0.01)
+            yield
+        except OSError as error:
+            raise StoreError(f"the database's folder cannot be used: {error.strerror}") from error
+        finally:
+            os.close(folder)
+
+    def _tidy(self) -> None:
+        """Make sure that the journal belongs to the file: SQLite removes the index before the journal, never after."""
+        journal, index = os.path.exists(self.name + "-wal"), os.path.exists(self.name + "-shm")
+        if _inode(self.name) is None:
+            self._remove(self.name)
+            self._remove_companions()
+        elif index and not journal:
+            self._rename("its journal was deleted")
+
+    def _set_aside(self, inode: tuple[int, int] | None, why: str) -> None:
+        """Rename the file, unless somebody else has replaced it by now."""
+        with self._directory_lock():
+            if inode == _inode(self.name):
+                self._rename(why)
+
+    def _rename(self, why: str) -> None:
+        """Move the file out of the way, so that a new one is begun; only the last such file is kept."""
+        log.error("The database is of no use (%s): kept as %s.set-aside; a new one is filled from AiFi", why, self.name)
+        os.replace(self.name, f"{self.name}.set-aside")
+        self._remove_companions()
+
+    def _remove_companions(self) -> None:
+        for suffix in ("-wal", "-shm"):
+            self._remove(self.name + suffix)
+
+    def _remove(self, path: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(path)
+
+
+class _Connection(sqlite3.Connection):
+    """A connection that remembers which file it opened, and how it is set."""
+
+    file_id: FileId = (None, None)
+    _setting: tuple[bool, float] = (True, BUSY_SECONDS)
+
+    def configure(self, durable: bool, patience: float) -> None:
+        """Say whether a commit waits for the disk, and how many seconds to wait for SQLite's lock."""
+        if self._setting != (durable, patience):
+            self.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+            self.execute(f"PRAGMA busy_timeout = {round(patience * 1000)}")
+            self._setting = (durable, patience)
+
+
+def _prepare(db: sqlite3.Connection, layout: Layout) -> None:
+    """Create the tables in an empty file.
+
+    :raises sqlite3.DatabaseError: the file belongs to another version of this program, or mirrors something else
+    """
+    version = db.execute("PRAGMA user_version").fetchone()[0]
+    if version == 0:
+        db.executescript(
+            f"BEGIN IMMEDIATE; CREATE TABLE origin (settings TEXT NOT NULL); {layout.tables} "
+            f"PRAGMA user_version = {layout.version};"
+        )
+        db.execute("INSERT INTO origin VALUES (?)", (json.dumps(dict(layout.origin)),))
+        db.execute("COMMIT")
+        return
+    if version != layout.version:
+        raise sqlite3.DatabaseError(f"its schema has version {version}, this program's {layout.version}")
+    found = json.loads(db.execute("SELECT settings FROM origin").fetchone()[0])
+    if differing := sorted(name for name in {**found, **layout.origin} if found.get(name) != layout.origin.get(name)):
+        raise sqlite3.DatabaseError(f"it was filled with another {', '.join(differing)}")
+
+
+def _is_damage(error: sqlite3.Error) -> bool:
+    """Return whether the file itself is of no use. SQLite's "corrupt" and "not a database" come as the bare class."""
+    if getattr(error, "sqlite_errorname", "") == "SQLITE_IOERR_SHORT_READ":  # a file that was cut off; Python 3.11+
+        return True
+    return type(error) is sqlite3.DatabaseError or str(error).startswith(("no such", "Could not decode to UTF-8"))
+
+
+def _file_id(path: str) -> FileId:
+    """Return what tells whether the database and its journal are still the files that were opened."""
+    return _inode(path), _inode(path + "-wal", may_be_empty=True)
+
+
+def _inode(path: str, may_be_empty: bool = False) -> tuple[int, int] | None:
+    """Return the file's identity; None where there is no file, or nothing in it."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return (status.st_dev, status.st_ino) if status.st_size or may_be_empty else None
+
+
+def _try_lock(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

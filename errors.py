@@ -1,0 +1,33 @@
+"""What can be wrong: the causes, each with a remedy in `diagnosis`, and the errors that more than one room raises."""
+
+from enum import Enum
+
+
+class Cause(str, Enum):
+    """Why something does not work. The values are shown in `/healthz` and name the notes in the database."""
+
+    AIFI_TOKEN_REFUSED = "aifi_token_refused"  # noqa: S105 - a name
+    AIFI_REFUSES = "aifi_refuses"
+    AIFI_UNAVAILABLE = "aifi_unavailable"
+    DATABASE_UNAVAILABLE = "database_unavailable"
+    DISK_FULL = "disk_full"
+    AIDE_KEY_WRONG = "aide_key_wrong"
+    WEBHOOK_SECRET_MISSING = "webhook_secret_missing"  # noqa: S105 - a name
+    WEBHOOK_SECRET_WRONG = "webhook_secret_wrong"  # noqa: S105 - a name
+    WEBHOOK_REFUSED = "webhook_refused"
+    PUBLIC_URL_UNREACHABLE = "public_url_unreachable"
+    PAYMENT_ENDPOINT_FAILED = "payment_endpoint_failed"
+
+    __str__ = str.__str__
+
+
+class BridgeError(Exception):
+    """Something that the bridge needs does not work; the text says what, for people, and holds no secret."""
+
+    cause: Cause
+
+
+class StoreError(BridgeError):
+    """The mirror cannot be read or written now. Trying again later may help."""
+
+    cause = Cause.DATABASE_UNAVAILABLE
