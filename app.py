@@ -294,7 +294,7 @@ def status_page() -> Response:
     services, login = _services(), request.authorization
     password = login.password if login and login.type == "basic" else None
     if not _matches((password,), services.config.aide_api_keys):
-        error = Unauthorized("This is a services. Log in with any name, and Aide's key as the password.")
+        error = Unauthorized("This is a bridge. Log in with any name, and Aide's key as the password.")
         error.scheme = 'Basic realm="bridge", charset="UTF-8"'
         raise error
     services.mirror.try_refresh()
