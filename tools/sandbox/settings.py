@@ -1,0 +1,56 @@
+"""What differs from one AiFi to another: all settings of a sandbox."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+CHOICES = {
+    "updated_filter": ("honoured", "ignored", "refused"),
+    "page_zero": ("as_one", "refused", "empty"),
+    "line_items_as": ("lineItems", "products"),
+}
+
+
+@dataclass(kw_only=True, eq=False)
+class Settings:
+    """The settings; all are plain attributes that may be changed while the sandbox serves, except `seed`."""
+
+    seed: int = 1
+    stores: Sequence[int] = (1, 2)
+
+    # Lists
+    updated_filter: str = "honoured"  # what min/maxUpdatedAt do: "honoured", "ignored", or "refused" (400)
+    updated_at_shown: bool = True  # False: orders carry no `updatedAt`
+    first_page: int = 0
+    page_zero: str = "as_one"  # with `first_page=1`, what page=0 is: "as_one", "refused" (400), or "empty"
+    page_limit: int = 200  # a larger pageSize is taken for this
+    list_lag_seconds: float = 0.0  # lists show a change only this long after it; details show it at once
+    line_items_as: str = "lineItems"  # or "products" for the flat form
+
+    # Access
+    latency_seconds: float = 0.0
+    rate_limit: int | None = 20  # requests that any second may hold, of all clients together; None: no limit
+    access_token: str | None = "sandbox-token"  # the token that never expires; None: there is none
+    client_id: str = "sandbox-client"
+    client_secret: str = "sandbox-secret"
+    token_seconds: float = 300
+    required_scope: str | None = None  # without this scope the token endpoint answers 400
+    clock_offset_seconds: float = 0.0  # how far the sandbox's clock is ahead of the true time
+
+    # Webhooks
+    pushes: bool = False  # True: checkouts, completions and reviews are pushed to `webhook_url`
+    webhook_url: str | None = None
+    webhook_secret: str = "sandbox-webhook-secret"
+
+    def __post_init__(self) -> None:
+        self.stores = tuple(self.stores)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name in CHOICES:
+            check_choice(name, value, CHOICES[name])
+        super().__setattr__(name, value)
+
+
+def check_choice(name: str, value: object, choices: Collection[object]) -> None:
+    """Raise ValueError if the value is not one of the choices."""
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}, but must be one of {', '.join(map(str, choices))}")

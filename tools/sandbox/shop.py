@@ -1,0 +1,204 @@
+"""What AiFi knows: products, customers and orders, and what happens to them."""
+
+import collections
+import itertools
+import random
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable
+from decimal import Decimal
+from typing import Any
+
+from tools.sandbox.answers import Json, order_detail
+from tools.sandbox.catalogue import make_customers, make_products
+from tools.sandbox.chance import draft_times, leave_open, random_lines, settle
+from tools.sandbox.lists import Listing, Query
+from tools.sandbox.orders import Line, Order, Product, sums
+from tools.sandbox.settings import Settings
+from tools.sandbox.times import MINUTE_MS, Moment, milliseconds
+
+FIRST_ORDER_ID = 1001
+
+
+class Shop(Settings):
+    """The shops of one retailer. All methods may be called from any thread."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.stopping = threading.Event()  # set when the sandbox stops, so that whatever waits can end
+        self._lock = threading.RLock()
+        self._dice = random.Random(self.seed)
+        self.products = make_products()
+        self.customers = make_customers(self._dice)
+        self.orders: dict[int, Order] = {}
+        self._next_id = FIRST_ORDER_ID
+        self._listing = Listing()
+        self._unlisted: collections.deque[tuple[float, Order]] = collections.deque()
+
+    def now(self) -> float:
+        """Return the time by the sandbox's clock, in seconds since 1970."""
+        return time.time() + self.clock_offset_seconds
+
+    def moment(self, at: Moment | None) -> int:
+        """Return a moment, by default now, in milliseconds."""
+        return round(milliseconds(self.now() if at is None else at))
+
+    # What AiFi can tell
+
+    def order(self, order_id: int) -> Json:
+        """Return an order as `GET /orders/{id}` answers it; raise KeyError if there is none."""
+        return order_detail(self.orders[order_id], self)
+
+    def order_ids(self) -> list[int]:
+        """Return the ids of all orders, rising."""
+        with self._lock:
+            return sorted(self.orders)
+
+    def session_of(self, order_id: int) -> str:
+        """Return the id of the order's session."""
+        return self.orders[order_id].session_id
+
+    def orders_page(self, query: Query) -> list[Order]:
+        """Return the orders of a list's page as lists show them by now."""
+        with self._lock:
+            now = time.monotonic()
+            while self._unlisted and self._unlisted[0][0] <= now:
+                self._listing.put(self._unlisted.popleft()[1])
+            return self._listing.page(query)
+
+    # New orders
+
+    def seed_orders(self, count: int, days: float = 7.0, settled: bool = True) -> list[int]:
+        """Add the orders of the last `days`, ids rising with the draft; return their ids.
+
+        Nearly all are paid within minutes to an hour after the draft, a few percent are contested and mostly reviewed
+        later. With `settled` False one in ten has stayed open: draft, completed so far, or awaiting payment.
+        """
+        with self._lock:
+            now = self.moment(None)
+            orders = []
+            for drafted_at in draft_times(self._dice, count, now, days):
+                order = self._new_order(drafted_at)
+                stays_open = not settled and self._dice.random() < 0.1
+                orders.append((leave_open if stays_open else settle)(self._dice, order, now))
+            self.orders.update((order.id, order) for order in orders)
+            self._listing.add_all(orders)
+            return [order.id for order in orders]
+
+    def checkout(
+        self,
+        store: int | None = None,
+        customer: int | None = None,
+        lines: Iterable[tuple[Product | str, int]] | None = None,
+        drafted_at: Moment | None = None,
+        at: Moment | None = None,
+    ) -> int:
+        """Let a shopper leave with a draft order; return its id.
+
+        :param customer: the id of one of `customers`
+        :param lines: [(product, quantity), …], each product a `Product` or the name of one in the catalogue
+        :param drafted_at: the date of the draft, by default now; `updatedAt` is `at`, by default now
+        """
+        with self._lock:
+            changed_at = self.moment(at)
+            drafted = changed_at if drafted_at is None else self.moment(drafted_at)
+            order = self._new_order(drafted, store, customer, lines)._replace(updated_at=changed_at)
+            self._keep(order)
+        self.announce(order)
+        return order.id
+
+    def _new_order(
+        self,
+        drafted_at: int,
+        store: int | None = None,
+        customer_id: int | None = None,
+        lines: Iterable[tuple[Product | str, int]] | None = None,
+    ) -> Order:
+        """Return a draft with whatever is not given drawn at random; take the next id for it."""
+        dice, order_id = self._dice, self._next_id
+        self._next_id += 1
+        customer_id = dice.choice(list(self.customers)) if customer_id is None else customer_id
+        cart = random_lines(dice, self.products) if lines is None else tuple(itertools.starmap(self._line, lines))
+        exited_at = drafted_at - dice.randrange(1_000, 20_000)
+        total, tax = sums(cart)
+        return Order(
+            id=order_id,
+            store_id=dice.choice(self.stores) if store is None else store,
+            customer_id=customer_id,
+            role=self.customers[customer_id].role,
+            session_id=str(uuid.UUID(int=dice.getrandbits(128), version=4)),
+            entered_at=exited_at - dice.randrange(45_000, 20 * MINUTE_MS),
+            exited_at=exited_at,
+            visitors=dice.choice((1, 1, 1, 1, 2, 2, 3)),
+            lines=cart,
+            total=total,
+            tax=tax,
+            drafted_at=drafted_at,
+            updated_at=drafted_at,
+            external_id=f"R-{order_id:07d}" if dice.random() < 0.6 else None,
+        )
+
+    def _line(self, product: Product | str, quantity: int = 1) -> Line:
+        """Return the line for a `Product`, or for the name of one in the catalogue."""
+        if isinstance(product, str):
+            product = next(known for known in self.products if known.name == product)
+        return Line(product, quantity)
+
+    # Changes of an order; each returns the order as a detail answer shows it
+
+    def complete(self, order_id: int, at: Moment | None = None) -> Json:
+        """Make the cart final; the order then awaits its payment."""
+        return self._change(order_id, at, Order.completed, announced=True)
+
+    def pay(self, order_id: int, at: Moment | None = None) -> Json:
+        """Let the payment succeed."""
+        return self._change(order_id, at, Order.paid)
+
+    def fail_payment(self, order_id: int, at: Moment | None = None) -> Json:
+        """Let the payment fail."""
+        return self._change(order_id, at, Order.unpaid)
+
+    def contest(self, order_id: int, at: Moment | None = None) -> Json:
+        """Let the shopper dispute the order: a new version."""
+        return self._change(order_id, at, Order.contested)
+
+    def review(self, order_id: int, refunded: bool = True, at: Moment | None = None) -> Json:
+        """Settle the dispute; a refund takes the last line back."""
+        return self._change(order_id, at, lambda order, at: order.reviewed(at, refunded), announced=True)
+
+    def correct_price(self, order_id: int, total: str | float | Decimal, at: Moment | None = None) -> Json:
+        """Charge another total, given as in "2.15"; the lines stay as they are."""
+        cents = round(Decimal(str(total)) * 100)
+        return self._change(order_id, at, lambda order, at: order.corrected(at, cents))
+
+    def set_external_id(self, order_id: int, text: str | None, at: Moment | None = None) -> Json:
+        """Give the order the retailer's own number."""
+        return self._change(order_id, at, lambda order, at: order._replace(external_id=text, updated_at=at))
+
+    def touch(self, order_id: int, at: Moment | None = None) -> Json:
+        """Move `updatedAt` and nothing else."""
+        return self._change(order_id, at, lambda order, at: order._replace(updated_at=at))
+
+    def change_customer(self, customer_id: int, **changes: Any) -> None:
+        """Change fields of a `Customer`, such as first_name."""
+        with self._lock:
+            self.customers[customer_id] = self.customers[customer_id]._replace(**changes)
+
+    def announce(self, order: Order) -> None:
+        """Tell others of a checkout, a completion or a review; a shop alone has nobody to tell."""
+
+    def _change(
+        self, order_id: int, at: Moment | None, change: Callable[[Order, int], Order], announced: bool = False
+    ) -> Json:
+        """Put `change(order, at)` in the order's place."""
+        with self._lock:
+            order = change(self.orders[order_id], self.moment(at))
+            self._keep(order)
+        if announced:
+            self.announce(order)
+        return order_detail(order, self)
+
+    def _keep(self, order: Order) -> None:
+        self.orders[order.id] = order
+        self._unlisted.append((time.monotonic() + self.list_lag_seconds, order))
