@@ -20,6 +20,7 @@ import requests
 
 from tools.harness import PROJECT, free_port, wait_until
 from tools.sandbox import Sandbox
+from tools.sandbox.orders import STATUSES
 
 TIMEOUT_SECONDS = 5
 BERLIN = timezone(timedelta(hours=1))
@@ -247,6 +248,101 @@ def test_all_its_times_follow_its_clock():
         assert 595 < (shown - datetime.now(timezone.utc)).total_seconds() <= 600
 
 
+def test_an_aifi_without_draft_filter_ignores_or_refuses_it():
+    with Sandbox(draft_filter="ignored") as sandbox:
+        order_id = sandbox.checkout()
+        assert ids(sandbox, minDraftCreatedAt="2099-01-01T00:00:00Z") == [order_id]
+        sandbox.draft_filter = "refused"
+        answer = get(sandbox, "/orders", maxDraftCreatedAt="2099-01-01T00:00:00Z")
+        assert answer.status_code == 400
+        assert answer.json()["errors"][0]["field"] == "maxDraftCreatedAt"
+
+
+def test_a_setting_that_does_not_exist_is_refused():
+    sandbox = Sandbox()
+    with pytest.raises(ValueError, match="draft_filter is 'lost', but must be one of honoured, ignored, refused"):
+        sandbox.draft_filter = "lost"
+
+
+@pytest.fixture
+def three_times():
+    """Serve orders 1001 to 1003, drafted and updated at these times."""
+    with Sandbox(rate_limit=None) as sandbox:
+        for moment in ("2026-01-05T10:00:00.000Z", "2026-01-05T10:20:30.400Z", "2026-01-05T12:00:00.000Z"):
+            sandbox.checkout(drafted_at=moment, at=moment)
+        yield sandbox
+
+
+@pytest.mark.parametrize("name", ["DraftCreatedAt", "UpdatedAt"])
+@pytest.mark.parametrize(
+    ("seconds", "least", "most"),
+    [
+        (0, [1002, 1003], [1001, 1002]),
+        (1, [1002, 1003], [1001]),
+        (60, [1002, 1003], [1001]),
+        (3600, [1001, 1002, 1003], [1001]),
+        (86400, [1001, 1002, 1003], []),
+    ],
+)
+def test_time_filters_can_be_coarse(three_times, name, seconds, least, most):
+    three_times.coarse_filters = seconds
+    bound = "2026-01-05T10:20:30.400Z"
+    assert ids(three_times, **{f"min{name}": bound}) == least
+    assert ids(three_times, **{f"max{name}": bound}) == most
+
+
+@pytest.mark.parametrize("name", ["DraftCreatedAt", "UpdatedAt"])
+@pytest.mark.parametrize(
+    ("hours", "least", "most"),
+    [(2, [1001, 1002, 1003], []), (-1, [1003], [1001, 1002]), (-5, [], [1001, 1002, 1003])],
+)
+def test_time_filters_can_be_read_in_another_zone(three_times, name, hours, least, most):
+    three_times.filter_offset_hours = hours
+    bound = "2026-01-05T10:20:30.400Z"
+    assert ids(three_times, **{f"min{name}": bound}) == least
+    assert ids(three_times, **{f"max{name}": bound}) == most
+
+
+def test_lists_can_end_at_a_row_or_refuse_to_go_beyond_it():
+    with Sandbox(rate_limit=None, depth_limit=25) as sandbox:
+        sandbox.seed_orders(40)
+        assert [len(ids(sandbox, pageSize=10, page=page)) for page in range(4)] == [10, 10, 5, 0]
+        sandbox.beyond_depth = "refused"
+        statuses = [get(sandbox, "/orders", pageSize=10, page=page).status_code for page in range(4)]
+        assert statuses == [200, 200, 400, 400]
+
+
+@pytest.mark.parametrize("params", [{}, {"status": "draft"}])
+def test_the_last_page_can_come_again_and_again(params):
+    with Sandbox(past_end="last_page") as sandbox:
+        for _ in range(5):
+            sandbox.checkout()
+        pages = [ids(sandbox, pageSize=2, page=page, **params) for page in (0, 1, 2, 3, 10**6)]
+        assert pages == [[1001, 1002], [1003, 1004], [1005], [1005], [1005]]
+        assert ids(sandbox, status="paid", page=7) == []
+
+
+def test_orders_can_carry_a_field_that_differs_each_time():
+    with Sandbox(signed_links=True) as sandbox:
+        sandbox.checkout()
+        first, second = (get(sandbox, "/orders").json()["data"][0] for _ in range(2))
+    assert first.pop("receiptUrl") != second.pop("receiptUrl")
+    assert first == second
+
+
+@pytest.mark.parametrize("params", [{}, {"status": "draft"}])
+def test_ties_can_be_shuffled_anew_in_each_answer(params):
+    with Sandbox(tie_order="shuffled", rate_limit=None) as sandbox:
+        for minute in (1, 2, 3):
+            for _ in range(8):
+                sandbox.checkout(drafted_at=f"2026-01-05T10:0{minute}:00Z")
+        answers = [ids(sandbox, orderBy="draftCreatedAt", direction="desc", **params) for _ in range(5)]
+        tied = [range(1017, 1025), range(1009, 1017), range(1001, 1009)]
+        assert len({tuple(answer) for answer in answers}) > 1
+        for answer in answers:
+            assert [sorted(answer[start : start + 8]) for start in (0, 8, 16)] == [list(ids) for ids in tied]
+
+
 # --- orders and customers
 
 
@@ -327,6 +423,67 @@ def test_every_change_moves_the_update_time(change, shown):
     order = change(sandbox, sandbox.checkout(), "2031-02-03T04:05:06.789Z")
     assert order["updatedAt"] == "2031-02-03T04:05:06.789Z"
     assert order.items() >= shown.items()
+
+
+def test_a_refund_need_not_move_the_update_time():
+    sandbox = Sandbox()
+    order_id = sandbox.checkout(at="2026-01-05T10:00:00Z")
+    refunded = sandbox.refund(order_id)
+    assert refunded["transaction"]["refunded"] is True
+    assert refunded["updatedAt"] == "2026-01-05T10:00:00.000Z"
+    assert sandbox.refund(order_id, at="2026-01-06T10:00:00Z")["updatedAt"] == "2026-01-06T10:00:00.000Z"
+
+
+def test_a_restore_takes_version_and_update_time_back():
+    with Sandbox() as sandbox:
+        order_id = sandbox.checkout()
+        sandbox.complete(order_id)
+        paid = sandbox.pay(order_id)
+        sandbox.contest(order_id)
+        sandbox.review(order_id)
+        assert sandbox.restore(order_id, changes=2) == paid == get(sandbox, f"/orders/{order_id}").json()
+        assert ids(sandbox, status="paid") == [order_id]
+        assert sandbox.restore(order_id)["status"] == "paymentProcessing"
+        sandbox.restore(order_id)
+        with pytest.raises(IndexError):
+            sandbox.restore(order_id)
+
+
+def test_a_deleted_order_is_gone():
+    with Sandbox() as sandbox:
+        kept, gone = sandbox.checkout(), sandbox.checkout()
+        assert ids(sandbox) == [kept, gone]
+        sandbox.touch(gone)
+        sandbox.delete(gone)
+        assert ids(sandbox) == sandbox.order_ids() == [kept]
+        answer = get(sandbox, f"/orders/{gone}")
+        assert (answer.status_code, answer.json()["type"]) == (404, "E_ROW_NOT_FOUND")
+
+
+def test_an_order_can_be_shown_late_with_its_old_times():
+    with Sandbox() as sandbox:
+        late = sandbox.checkout(at="2026-01-05T10:00:00Z", hidden=True)
+        seen = sandbox.checkout()
+        sandbox.set_external_id(late, "X-1", at="2026-01-05T10:01:00Z")
+        assert ids(sandbox) == [seen]
+        assert get(sandbox, f"/orders/{late}").status_code == 200
+        sandbox.show(late)
+        assert ids(sandbox) == [late, seen]
+        assert get(sandbox, "/orders").json()["data"][0]["updatedAt"] == "2026-01-05T10:01:00.000Z"
+        sandbox.hide(seen)
+        assert ids(sandbox) == [late]
+
+
+def test_an_order_without_draft_time_comes_first_and_passes_no_filter_on_it():
+    with Sandbox() as sandbox:
+        old, *others = sandbox.seed_orders(5)
+        order = sandbox.clear_draft_time(old)
+        assert order["draftCreatedAt"] is None
+        assert order["createdAt"]
+        assert ids(sandbox, orderBy="draftCreatedAt", direction="desc")[0] == old
+        assert ids(sandbox, minDraftCreatedAt="2000-01-01T00:00:00Z") == others
+        assert ids(sandbox, maxDraftCreatedAt="9999-01-01T00:00:00Z", status=list(STATUSES)) == others
+        assert ids(sandbox, minCreatedAt=order["createdAt"], maxCreatedAt=order["createdAt"]) == [old]
 
 
 # --- tokens and the rate limit
@@ -472,6 +629,109 @@ def test_an_answer_can_be_huge(faulty):
     answer = get(faulty, "/orders")
     assert len(answer.content) == 3_000_000
     assert answer.json()["data"] == []
+
+
+def test_a_fault_can_choose_requests_by_a_parameter(faulty):
+    faulty.inject("empty", having="maxDraftCreatedAt")
+    faulty.inject("status", times=None, having="page=0", code=422)
+    late = {"maxDraftCreatedAt": "2099-01-01T00:00:00Z"}
+    assert [len(ids(faulty, **params)) for params in ({}, late, late, {"page": 1, "pageSize": 5})] == [9, 0, 9, 4]
+    assert get(faulty, "/orders", page=0).status_code == 422
+
+
+@pytest.mark.parametrize("name", ["page", "sessionId", "externalId"])
+def test_a_parameter_can_be_refused_altogether(faulty, name):
+    faulty.inject("status", times=None, having=name, code=400)
+    assert [get(faulty, "/orders", **{name: value}).status_code for value in (0, 1, 7)] == [400] * 3
+    assert get(faulty, "/orders").status_code == 200
+
+
+def test_a_fault_can_let_requests_pass_first_and_come_again(faulty):
+    faulty.inject("status", times=2, after=3, code=500)
+    assert [get(faulty, "/orders").status_code for _ in range(7)] == [200] * 3 + [500] * 2 + [200] * 2
+    faulty.inject("status", times=2, after=3, again=True, code=500)
+    assert [get(faulty, "/orders").status_code for _ in range(10)] == ([200] * 3 + [500] * 2) * 2
+
+
+def test_one_path_alone_can_be_forbidden(faulty):
+    faulty.inject("status", times=None, path="/customers", code=403)
+    assert get(faulty, "/customers/11").status_code == 403
+    assert get(faulty, "/orders").status_code == 200
+
+
+def test_lookups_can_hang_while_lists_work(faulty):
+    faulty.inject("hang", times=None, path="/orders/")
+    with pytest.raises(requests.ReadTimeout):
+        get(faulty, "/orders/1001", timeout=0.2)
+    assert len(ids(faulty)) == 9
+
+
+def test_a_list_can_be_empty_by_mistake_or_beside_errors(faulty):
+    faulty.inject("empty", times=2)
+    faulty.inject("empty", errors=[{"error": "shard 3 timed out"}])
+    answers = [get(faulty, "/orders").json() for _ in range(4)]
+    assert answers[:3] == [{"data": []}, {"data": []}, {"data": [], "errors": [{"error": "shard 3 timed out"}]}]
+    assert len(answers[3]["data"]) == 9
+
+
+def test_a_page_can_lack_a_row(faulty):
+    faulty.inject("missing_row")
+    faulty.inject("missing_row", row=-1)
+    whole = faulty.order_ids()
+    assert [ids(faulty) for _ in range(3)] == [whole[:4] + whole[5:], whole[:-1], whole]
+
+
+def test_something_can_happen_between_two_pages(faulty):
+    faulty.inject("meanwhile", having="page", after=1, action=lambda: faulty.delete(1001))
+    pages = [ids(faulty, page=page, pageSize=3) for page in range(3)]
+    assert pages == [[1001, 1002, 1003], [1005, 1006, 1007], [1008, 1009]]
+
+
+def test_a_gateway_can_answer_404_in_html(faulty):
+    faulty.inject("html", path="/orders/", code=404)
+    answer = get(faulty, "/orders/1001")
+    assert answer.status_code == 404
+    assert answer.text.startswith("<!doctype html>")
+
+
+def test_an_error_can_trickle(faulty):
+    faulty.inject("trickle", interval=0.0001, code=503)
+    assert get(faulty, "/orders/1001").status_code == 503
+
+
+@pytest.mark.parametrize(
+    ("how", "shown"),
+    [
+        ("renamed_total", lambda order: "totalPrice" not in order and order["grossTotal"] == "2.85"),
+        ("uuid_ids", lambda order: order["id"] == "00000000-0000-0000-0000-0000000003e9"),
+        ("long_ids", lambda order: order["id"] == 9_000_000_000_000_001_001),
+        ("epoch_times", lambda order: order["updatedAt"] == 1_767_607_210_500),
+        ("minute_times", lambda order: order["updatedAt"] == "2026-01-05T10:00Z"),
+        ("short_offsets", lambda order: order["updatedAt"] == "2026-01-05T10:00:10.500+00"),
+        ("lower_case_times", lambda order: order["updatedAt"] == "2026-01-05t10:00:10.500z"),
+        (lambda order: order.update(storeId="one"), lambda order: order["storeId"] == "one"),
+    ],
+)
+def test_orders_can_be_written_in_other_ways(how, shown):
+    with Sandbox() as sandbox:
+        order_id = sandbox.checkout(lines=[("Pretzel", 3)], at="2026-01-05T10:00:10.500Z")
+        sandbox.inject("rewritten", times=None, path="/orders", how=how)
+        assert all(shown(order) for order in get(sandbox, "/orders").json()["data"])
+        assert shown(get(sandbox, f"/orders/{order_id}").json())
+        assert get(sandbox, "/orders/1").status_code == 404
+
+
+@pytest.mark.parametrize("raw", [b"\t", b"\x1f", b"\xe9", b"\xe2\x82"])
+@pytest.mark.parametrize("form", ["lineItems", "products"])
+def test_a_products_name_can_hold_odd_bytes(raw, form):
+    with Sandbox(line_items_as=form) as sandbox:
+        for _ in range(2):
+            sandbox.checkout(lines=[("Pretzel", 1)])
+        sandbox.inject("odd_bytes", raw=raw, order_id=1002)
+        body = get(sandbox, "/orders", includeProducts="true").content
+        assert b"Pr" + raw + b"etzel" in body
+        first, second = json.loads(body.replace(raw, b""))["data"]
+        assert first[form] == second[form]
 
 
 # --- serving

@@ -32,7 +32,7 @@ def order_summary(order: Order, settings: Settings, with_lines: bool = False) ->
         "sessionId": order.session_id,
         "externalId": order.external_id,
         **prices(order),
-        "draftCreatedAt": iso(order.drafted_at),
+        "draftCreatedAt": iso(order.drafted_at if order.draft_time_shown else None),
         "createdAt": iso(order.created_at),
         "updatedAt": iso(order.updated_at),
         "completedAt": iso(order.completed_at),

@@ -1,5 +1,6 @@
 """AiFi's API as a Flask app."""
 
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -51,16 +52,16 @@ class Api:
         """Record the request, check its rate and token, and look for a fault."""
         if request.path.startswith("/sandbox/"):
             return
-        path = request.path.removeprefix(BASE_PATH)
-        g.number = self._access.note_request(request.method, path, request.args.to_dict(flat=False))
+        path, args = request.path.removeprefix(BASE_PATH), request.args.to_dict(flat=False)
+        g.number = self._access.note_request(request.method, path, args)
         if request.path.startswith(BASE_PATH):
             self._access.admit(g.number)
         self._shop.stopping.wait(self._shop.latency_seconds)
         if request.path.startswith(BASE_PATH):
             self._access.check_token(request.headers.get("Authorization", ""))
-        g.fault = self._faults.next(path)
+        g.fault = self._faults.next(path, args)
         if g.fault:
-            g.fault.delay(self._shop.stopping)
+            g.fault.precede(self._shop.stopping)
 
     def _leave(self, response: Response) -> Response:
         """Let the fault have the answer, date it, and record it."""
@@ -78,7 +79,11 @@ class Api:
         query, page = read_query(request.args, self._shop)
         with_lines = read_flag(request.args, "includeProducts")
         orders = self._shop.orders_page(query) if query else []
-        return {"data": [order_summary(order, self._shop, with_lines) for order in orders], "page": page}
+        rows = [order_summary(order, self._shop, with_lines) for order in orders]
+        if self._shop.signed_links:
+            for row in rows:
+                row["receiptUrl"] = f"https://receipts.example.com/{row['id']}?signature={uuid.uuid4().hex}"
+        return {"data": rows, "page": page}
 
     def _get_order(self, order_id: str) -> Json:
         try:

@@ -33,7 +33,8 @@ class Life:
 
     def _dispute(self, order_id: int) -> list[int]:
         """Contest a paid order; return the ids of the orders that this puts into play."""
-        if self._shop.orders[order_id].status != "paid":
+        order = self._shop.orders.get(order_id)
+        if order is None or order.status != "paid":
             return []
         self._shop.contest(order_id)
         return [order_id]
@@ -41,6 +42,8 @@ class Life:
     def _move_on(self, order_id: int) -> bool:
         """Take an order one step further; return whether it is still open."""
         shop = self._shop
+        if order_id not in shop.orders:
+            return False
         status = shop.orders[order_id].status
         if status in ("draft", "completed_so_far"):
             shop.complete(order_id)

@@ -3,6 +3,7 @@
 import bisect
 import collections
 import itertools
+import random
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,9 @@ from tools.sandbox.orders import Order
 # Up to so many candidates, sorting them costs less than trying all orders in the wanted order.
 FEW_ROWS = 2_000
 EVERYTHING = (float("-inf"), float("inf"))
+# Rows without a value are sorted behind all others, and pass no range: ranges end here at the latest.
+WITHOUT_VALUE = float("inf")
+LAST_VALUE = 1e15
 
 
 @dataclass
@@ -38,11 +42,13 @@ class Index:
         self.rows.extend((self.key(order), order.id) for order in orders)
         self.rows.sort()
 
-    def move(self, old: Order | None, new: Order) -> None:
-        """Put an order where it belongs now."""
-        if old:
-            del self.rows[bisect.bisect_left(self.rows, (self.key(old), old.id))]
-        bisect.insort(self.rows, (self.key(new), new.id))
+    def add(self, order: Order) -> None:
+        """Add an order that is not in the index yet."""
+        bisect.insort(self.rows, (self.key(order), order.id))
+
+    def remove(self, order: Order) -> None:
+        """Remove an order as it was added."""
+        del self.rows[bisect.bisect_left(self.rows, (self.key(order), order.id))]
 
     def ids(self, positions: Iterable[int]) -> Iterator[int]:
         """Return the ids of the orders at these positions."""
@@ -62,7 +68,8 @@ class Listing:
             "id": Index(lambda order: order.id),
             "storeId": Index(lambda order: order.store_id),
             "totalPrice": Index(lambda order: order.total),
-            "draftCreatedAt": Index(lambda order: order.drafted_at),
+            "draftCreatedAt": Index(lambda order: order.drafted_at if order.draft_time_shown else WITHOUT_VALUE),
+            "createdAt": Index(lambda order: order.created_at),
             "updatedAt": Index(lambda order: order.updated_at),
         }
         fields = ("status", "store_id", "customer_id", "session_id", "external_id")
@@ -79,29 +86,51 @@ class Listing:
 
     def put(self, order: Order) -> None:
         """List an order as it is now."""
-        old = self.orders.get(order.id)
+        self.remove(order.id)
         self.orders[order.id] = order
         for name, ids in self.ids_by_value.items():
-            if old:
-                ids[getattr(old, name)].discard(order.id)
             ids[getattr(order, name)].add(order.id)
         for index in self.indexes.values():
-            index.move(old, order)
+            index.add(order)
 
-    def page(self, query: Query) -> list[Order]:
-        """Return the orders of one page."""
+    def remove(self, order_id: int) -> None:
+        """Remove an order from all lists, if it is listed."""
+        order = self.orders.pop(order_id, None)
+        if order is None:
+            return
+        for name, ids in self.ids_by_value.items():
+            ids[getattr(order, name)].discard(order_id)
+        for index in self.indexes.values():
+            index.remove(order)
+
+    def count(self, query: Query) -> int:
+        """Return how many orders all pages hold together."""
+        return sum(1 for _ in self._matching(query))
+
+    def page(self, query: Query, tie_dice: random.Random | None = None) -> list[Order]:
+        """Return the orders of one page; `tie_dice` shuffles those with the same sort key."""
+        ordered = self.indexes[query.order_by]
+        first, end = query.offset, query.offset + query.limit
+        if not (query.wanted or set(query.ranges) - {query.order_by} or tie_dice):
+            span = ordered.span(*query.ranges.get(query.order_by, EVERYTHING))
+            ids = ordered.ids((span[::-1] if query.descending else span)[first:end])
+            return [self.orders[order_id] for order_id in ids]
+        orders = self._matching(query)
+        if tie_dice:
+            orders = _shuffle_ties(orders, ordered.key, tie_dice)
+        return list(itertools.islice(orders, first, end))
+
+    def _matching(self, query: Query) -> Iterable[Order]:
+        """Return the orders of all pages, in their order."""
         ordered = self.indexes[query.order_by]
         span = ordered.span(*query.ranges.get(query.order_by, EVERYTHING))
-        page = slice(query.offset, query.offset + query.limit)
-        if not query.wanted and set(query.ranges) <= {query.order_by}:
-            return [self.orders[order_id] for order_id in ordered.ids((span[::-1] if query.descending else span)[page])]
         matches = _matcher(query, self.indexes)
         count, ids = self._fewest_ids(query)
         if count <= max(FEW_ROWS, len(span) // 20):
             found = filter(matches, (self.orders[order_id] for order_id in ids))
-            return sorted(found, key=lambda order: (ordered.key(order), order.id), reverse=query.descending)[page]
-        orders = (self.orders[order_id] for order_id in ordered.ids(reversed(span) if query.descending else span))
-        return list(itertools.islice(filter(matches, orders), page.start, page.stop))
+            return sorted(found, key=lambda order: (ordered.key(order), order.id), reverse=query.descending)
+        ids = ordered.ids(reversed(span) if query.descending else span)
+        return filter(matches, (self.orders[order_id] for order_id in ids))
 
     def _fewest_ids(self, query: Query) -> tuple[int, Iterable[int]]:
         """Return how many orders pass the most selective one of the query's filters, and their ids."""
@@ -114,6 +143,13 @@ class Listing:
             span = index.span(*bounds)
             found.append((len(span), index.ids(span)))
         return min(found, key=lambda candidate: candidate[0])
+
+
+def _shuffle_ties(orders: Iterable[Order], key: Callable[[Order], float], dice: random.Random) -> Iterator[Order]:
+    for _, tied in itertools.groupby(orders, key):
+        group = list(tied)
+        dice.shuffle(group)
+        yield from group
 
 
 def _matcher(query: Query, indexes: dict[str, Index]) -> Callable[[Order], bool]:

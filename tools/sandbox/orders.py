@@ -79,6 +79,7 @@ class Order(NamedTuple):
     paid_at: int | None = None
     payment_status: str = "processing"
     refunded: bool = False
+    draft_time_shown: bool = True
 
     @property
     def created_at(self) -> int:

@@ -6,10 +6,10 @@ from typing import Any
 from werkzeug.datastructures import MultiDict
 
 from tools.sandbox.answers import AifiError
-from tools.sandbox.lists import EVERYTHING, Query
-from tools.sandbox.orders import CREATED_BEFORE_DRAFT_MS, ROLES, STATUSES
+from tools.sandbox.lists import EVERYTHING, LAST_VALUE, Query
+from tools.sandbox.orders import ROLES, STATUSES
 from tools.sandbox.settings import Settings
-from tools.sandbox.times import milliseconds
+from tools.sandbox.times import HOUR_MS, milliseconds
 
 DEFAULT_PAGE_SIZE = 50
 
@@ -24,11 +24,12 @@ def read_query(args: Args, settings: Settings) -> tuple[Query | None, int]:
         raise _malformed("page", "min", f"{settings.first_page} or more")
     if page < settings.first_page and settings.page_zero == "empty":
         return None, page
+    offset = max(0, page - settings.first_page) * size
     query = Query(
         order_by=_one_of(args, "orderBy", "id", ("id", "storeId", "totalPrice", "draftCreatedAt")),
         descending=_one_of(args, "direction", "asc", ("asc", "desc")) == "desc",
-        offset=max(0, page - settings.first_page) * size,
-        limit=size,
+        offset=offset,
+        limit=_rows_within_depth(offset, size, settings),
         ranges=_read_ranges(args, settings),
         wanted=_read_wanted(args),
     )
@@ -47,23 +48,50 @@ def read_id(name: str, text: str) -> int:
     return int(text)
 
 
+def _rows_within_depth(offset: int, size: int, settings: Settings) -> int:
+    """Return how many of a page's rows lie within the depth limit."""
+    limit = settings.depth_limit
+    if limit is None or offset + size <= limit:
+        return size
+    if settings.beyond_depth == "refused":
+        raise _malformed("page", "max", f"such that page and pageSize stay within {limit} rows")
+    return max(0, limit - offset)
+
+
 def _read_ranges(args: Args, settings: Settings) -> dict[str, tuple[float, float]]:
     """Return {sort key: (low, high)} in milliseconds, both included."""
-    bounds = {
-        name: (_moment(args, f"min{name}", EVERYTHING[0]), _moment(args, f"max{name}", EVERYTHING[1]))
-        for name in ("DraftCreatedAt", "CreatedAt", "UpdatedAt")
+    ranges = {}
+    filters = {
+        "DraftCreatedAt": settings.draft_filter,
+        "CreatedAt": "honoured",
+        "UpdatedAt": settings.updated_filter,
     }
-    if bounds["UpdatedAt"] != EVERYTHING and settings.updated_filter == "refused":
-        raise _malformed("minUpdatedAt", "unknown", "left out")
-    if settings.updated_filter == "ignored":
-        bounds["UpdatedAt"] = EVERYTHING
-    # An order's creation lies a fixed time before its draft, so both bounds become one range.
-    drafts, creations = bounds["DraftCreatedAt"], [bound + CREATED_BEFORE_DRAFT_MS for bound in bounds["CreatedAt"]]
-    ranges = {
-        "draftCreatedAt": (max(drafts[0], creations[0]), min(drafts[1], creations[1])),
-        "updatedAt": bounds["UpdatedAt"],
-    }
-    return {name: bound for name, bound in ranges.items() if bound != EVERYTHING}
+    for name, treatment in filters.items():
+        given = [bound for bound in (f"min{name}", f"max{name}") if bound in args]
+        low = _bound(args, f"min{name}", EVERYTHING[0], settings)
+        high = _bound(args, f"max{name}", LAST_VALUE, settings)
+        if given and treatment == "refused":
+            raise _malformed(given[0], "unknown", "left out")
+        if given and treatment == "honoured":
+            ranges[name[0].lower() + name[1:]] = (low, high)
+    return ranges
+
+
+def _bound(args: Args, name: str, default: float, settings: Settings) -> float:
+    """Return the bound of a time filter as this deployment reads it.
+
+    The bound alone is cut and moved, not the times of the orders that it is compared with. A zone that is ahead of UTC
+    means that its clocks show the bound's time earlier.
+    """
+    if name not in args:
+        return default
+    try:
+        bound = milliseconds(args[name])
+    except ValueError:
+        raise _malformed(name, "date", "an ISO 8601 date") from None
+    if settings.coarse_filters:
+        bound -= bound % (settings.coarse_filters * 1000)
+    return bound - settings.filter_offset_hours * HOUR_MS
 
 
 def _read_wanted(args: Args) -> dict[str, set[Any]]:
@@ -91,15 +119,6 @@ def _integer(args: Args, name: str, default: int, least: int) -> int:
 
 def _is_natural(text: str) -> bool:
     return text.isdecimal() and len(text) < 19
-
-
-def _moment(args: Args, name: str, default: float) -> float:
-    if name not in args:
-        return default
-    try:
-        return milliseconds(args[name])
-    except ValueError:
-        raise _malformed(name, "date", "an ISO 8601 date") from None
 
 
 def _one_of(args: Args, name: str, default: str, choices: Collection[str]) -> str:

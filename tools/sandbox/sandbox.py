@@ -8,7 +8,7 @@ from requests import Response
 from tools.sandbox.access import Access, Request
 from tools.sandbox.answers import Json
 from tools.sandbox.api import BASE_PATH, TOKEN_PATH, Api
-from tools.sandbox.faults import Faults
+from tools.sandbox.faults import Fault, Faults
 from tools.sandbox.life import Life
 from tools.sandbox.orders import Order
 from tools.sandbox.server import Server
@@ -111,23 +111,47 @@ class Sandbox(Shop):
         """Accept the revoked tokens again (those that have not expired meanwhile)."""
         self._access.restore_tokens()
 
-    def inject(self, kind: str, times: int | None = 1, path: str | None = None, **details: Any) -> None:
-        """Let the next `times` requests suffer (None: all until `heal`), if given only those whose path starts so.
+    def inject(
+        self,
+        kind: str,
+        times: int | None = 1,
+        path: str | None = None,
+        *,
+        having: str | None = None,
+        after: int = 0,
+        again: bool = False,
+        **details: Any,
+    ) -> None:
+        """Let the next `times` requests that match suffer (None: all until `heal`).
 
-        A request counts once it has passed the rate limit and the check of its token; token requests count too.
+        A request counts once it has passed the rate limit and the check of its token; token requests count too. It
+        suffers one fault at most: of those that strike it, the one injected first.
+
+        :param path: only requests whose path starts so, such as "/orders/" for look-ups
+        :param having: only requests with this parameter, such as "minUpdatedAt", or with this value of it: "page=0"
+        :param after: so many matching requests pass before the fault strikes
+        :param again: after `times` it starts anew: `after` pass, `times` suffer, until `heal`
+
         Kinds and their details:
 
         - status: `code`=503, `retry_after`=None (text or seconds)
         - reset: the connection is reset without an answer
         - hang: the answer is made after `seconds`=3600, or never if the sandbox stops before
-        - trickle: a byte every `interval`=0.1 seconds
-        - html: 200 with a page of HTML
+        - meanwhile: `action()` is called before the answer is made, such as to delete an order between two pages
+        - trickle: a byte every `interval`=0.1 seconds, with `code`=None (what it would have been)
+        - html: a page of HTML with `code`=200, such as a gateway's 404
         - truncated: the first half of the JSON, with headers that fit
         - no_data: a list without `data`
+        - empty: `{"data": []}` by mistake, with `errors`=None (a list) beside it
+        - missing_row: a list without the order at position `row`=None (the middle)
         - damaged_order: one order in the middle of the list, or the order itself, lacks its id
+        - rewritten: every order is changed by `how`, a function that takes its JSON, or one of "renamed_total",
+          "uuid_ids", "long_ids" (19 digits), "epoch_times", "minute_times" (2026-01-05T10:00Z), "short_offsets" (+00),
+          "lower_case_times" (t and z)
+        - odd_bytes: `raw`, by default a tab, in a product's name of order `order_id`=None (the first with lines)
         - huge: a body of `size`=100,000,000 bytes
         """
-        self._faults.inject(kind, times, path, details)
+        self._faults.inject(Fault(kind, times, path, having, after, again, details))
 
     def heal(self) -> None:
         """Forget all faults."""

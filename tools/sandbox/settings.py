@@ -4,7 +4,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 CHOICES = {
+    "draft_filter": ("honoured", "ignored", "refused"),
     "updated_filter": ("honoured", "ignored", "refused"),
+    "beyond_depth": ("empty", "refused"),
+    "past_end": ("empty", "last_page"),
+    "tie_order": ("by_id", "shuffled"),
     "page_zero": ("as_one", "refused", "empty"),
     "line_items_as": ("lineItems", "products"),
 }
@@ -17,13 +21,23 @@ class Settings:
     seed: int = 1
     stores: Sequence[int] = (1, 2)
 
-    # Lists
-    updated_filter: str = "honoured"  # what min/maxUpdatedAt do: "honoured", "ignored", or "refused" (400)
+    # Filters
+    draft_filter: str = "honoured"  # what min/maxDraftCreatedAt do: "honoured", "ignored", or "refused" (400)
+    updated_filter: str = "honoured"  # the same for min/maxUpdatedAt
+    coarse_filters: float = 0.0  # the bounds of all time filters are cut down to a multiple of so many seconds
+    filter_offset_hours: float = 0.0  # and read in a zone so far ahead of UTC, whatever zone they name
+
+    # Pages
     updated_at_shown: bool = True  # False: orders carry no `updatedAt`
     first_page: int = 0
     page_zero: str = "as_one"  # with `first_page=1`, what page=0 is: "as_one", "refused" (400), or "empty"
     page_limit: int = 200  # a larger pageSize is taken for this
     list_lag_seconds: float = 0.0  # lists show a change only this long after it; details show it at once
+    depth_limit: int | None = None  # rows that a list has at most, over all of its pages
+    beyond_depth: str = "empty"  # pages that reach beyond: "empty" (or cut short), or "refused" (400)
+    past_end: str = "empty"  # pages behind the last one: "empty", or "last_page" again and again
+    tie_order: str = "by_id"  # orders with the same sort key: "by_id", or "shuffled" anew in each answer
+    signed_links: bool = False  # True: the orders of lists carry a `receiptUrl` that differs in each answer
     line_items_as: str = "lineItems"  # or "products" for the flat form
 
     # Access

@@ -7,6 +7,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -33,7 +34,10 @@ class Shop(Settings):
         self.customers = make_customers(self._dice)
         self.orders: dict[int, Order] = {}
         self._next_id = FIRST_ORDER_ID
+        self._earlier: dict[int, list[Order]] = collections.defaultdict(list)
         self._listing = Listing()
+        self._hidden: set[int] = set()
+        self._tie_dice = random.Random(f"ties {self.seed}")
         self._unlisted: collections.deque[tuple[float, Order]] = collections.deque()
 
     def now(self) -> float:
@@ -64,8 +68,13 @@ class Shop(Settings):
         with self._lock:
             now = time.monotonic()
             while self._unlisted and self._unlisted[0][0] <= now:
-                self._listing.put(self._unlisted.popleft()[1])
-            return self._listing.page(query)
+                order = self._unlisted.popleft()[1]
+                if order.id in self.orders and order.id not in self._hidden:
+                    self._listing.put(order)
+            if self.past_end == "last_page" and query.limit:
+                last_offset = max(0, self._listing.count(query) - 1) // query.limit * query.limit
+                query = replace(query, offset=min(query.offset, last_offset))
+            return self._listing.page(query, self._tie_dice if self.tie_order == "shuffled" else None)
 
     # New orders
 
@@ -93,18 +102,22 @@ class Shop(Settings):
         lines: Iterable[tuple[Product | str, int]] | None = None,
         drafted_at: Moment | None = None,
         at: Moment | None = None,
+        hidden: bool = False,
     ) -> int:
         """Let a shopper leave with a draft order; return its id.
 
         :param customer: the id of one of `customers`
         :param lines: [(product, quantity), …], each product a `Product` or the name of one in the catalogue
         :param drafted_at: the date of the draft, by default now; `updatedAt` is `at`, by default now
+        :param hidden: lists leave it out until `show`
         """
         with self._lock:
             changed_at = self.moment(at)
             drafted = changed_at if drafted_at is None else self.moment(drafted_at)
             order = self._new_order(drafted, store, customer, lines)._replace(updated_at=changed_at)
-            self._keep(order)
+            if hidden:
+                self._hidden.add(order.id)
+            self._put(order)
         self.announce(order)
         return order.id
 
@@ -176,9 +189,54 @@ class Shop(Settings):
         """Give the order the retailer's own number."""
         return self._change(order_id, at, lambda order, at: order._replace(external_id=text, updated_at=at))
 
+    def refund(self, order_id: int, at: Moment | None = None) -> Json:
+        """Give the money back; without `at`, `updatedAt` stays as it is."""
+        return self._change(
+            order_id,
+            at,
+            lambda order, moment: order._replace(refunded=True, updated_at=order.updated_at if at is None else moment),
+        )
+
+    def clear_draft_time(self, order_id: int) -> Json:
+        """Make `draftCreatedAt` null: no time filter on it lets the order through, and newest first it comes first."""
+        return self._change(order_id, None, lambda order, _: order._replace(draft_time_shown=False))
+
     def touch(self, order_id: int, at: Moment | None = None) -> Json:
         """Move `updatedAt` and nothing else."""
         return self._change(order_id, at, lambda order, at: order._replace(updated_at=at))
+
+    def restore(self, order_id: int, changes: int = 1) -> Json:
+        """Take so many changes back, as a restored backup does: `version` and `updatedAt` go back, too.
+
+        Raises IndexError if there were fewer; what `seed_orders` made of an order is not a change.
+        """
+        with self._lock:
+            earlier = self._earlier[order_id]
+            order = earlier[-changes]
+            del earlier[-changes:]
+            self._put(order)
+        return order_detail(order, self)
+
+    # Orders that go
+
+    def delete(self, order_id: int) -> None:
+        """Delete an order: lists leave it out, and looking it up is a 404."""
+        with self._lock:
+            del self.orders[order_id]
+            self._earlier.pop(order_id, None)
+            self._listing.remove(order_id)
+
+    def hide(self, order_id: int) -> None:
+        """Leave an order and its changes out of all lists until `show`; details still tell it."""
+        with self._lock:
+            self._hidden.add(order_id)
+            self._listing.remove(order_id)
+
+    def show(self, order_id: int) -> None:
+        """List a hidden order as it is now, with its old times."""
+        with self._lock:
+            self._hidden.discard(order_id)
+            self._listing.put(self.orders[order_id])
 
     def change_customer(self, customer_id: int, **changes: Any) -> None:
         """Change fields of a `Customer`, such as first_name."""
@@ -193,12 +251,14 @@ class Shop(Settings):
     ) -> Json:
         """Put `change(order, at)` in the order's place."""
         with self._lock:
-            order = change(self.orders[order_id], self.moment(at))
-            self._keep(order)
+            before = self.orders[order_id]
+            order = change(before, self.moment(at))
+            self._earlier[order_id].append(before)
+            self._put(order)
         if announced:
             self.announce(order)
         return order_detail(order, self)
 
-    def _keep(self, order: Order) -> None:
+    def _put(self, order: Order) -> None:
         self.orders[order.id] = order
         self._unlisted.append((time.monotonic() + self.list_lag_seconds, order))
