@@ -188,7 +188,6 @@ def test_lists_carry_products_only_when_asked_and_never_the_session(shop):
     full = get(shop, "/orders", includeProducts="true").json()["data"][0]
     assert set(full) - set(bare) == {"lineItems"}
     assert "session" not in full
-    assert "taxRates" not in full["lineItems"][0]
 
 
 # --- settings
@@ -385,11 +384,47 @@ def test_what_is_not_there_is_answered_in_json(shop, path, status):
 
 
 def test_customers_are_listed_and_looked_up_and_some_are_anonymous(shop):
-    rows = get(shop, "/customers", pageSize=200).json()["data"]
+    rows = get(shop, "/customers").json()
     assert [row["id"] for row in rows] == sorted(shop.customers)
     assert get(shop, f"/customers/{rows[0]['id']}").json() == rows[0]
     assert {row["firstName"] is None for row in rows} == {True, False}
-    assert get(shop, "/customers", pageSize=200, page=1).json()["data"] == []
+
+
+def test_an_old_deployment_tells_the_customers_address():
+    with Sandbox(customer_addresses=True) as sandbox:
+        sandbox.change_customer(42, address="Hauptstraße 5, 10827 Berlin")
+        assert get(sandbox, "/customers/42").json()["address"] == "Hauptstraße 5, 10827 Berlin"
+        sandbox.customer_addresses = False
+        assert "address" not in get(sandbox, "/customers/42").json()
+
+
+@pytest.mark.parametrize("form", ["lineItems", "products"])
+def test_lines_tell_their_totals_and_taxes_unless_the_deployment_lacks_them(form):
+    totals = {"subtotalPrice": "2.66", "totalPrice": "2.85", "totalTax": "0.19"}
+    taxes = {"taxRates": [{"name": "VAT 7 %", "rate": "0.07", "amount": "0.19"}]}
+    with Sandbox(line_items_as=form) as sandbox:
+        order_id = sandbox.checkout(lines=[("Pretzel", 3)])
+        for line_totals in (True, False):
+            sandbox.line_totals = line_totals
+            (listed,) = get(sandbox, "/orders", includeProducts="true").json()["data"][0][form]
+            (detailed,) = get(sandbox, f"/orders/{order_id}").json()[form]
+            assert (listed.items() >= (totals | taxes).items()) == line_totals
+            assert (detailed.items() >= totals.items()) == line_totals
+            assert detailed.items() >= taxes.items()
+        assert not listed.keys() & (totals | taxes).keys()
+
+
+def test_orders_tell_their_external_status_and_perhaps_a_currency():
+    with Sandbox(currency_code="EUR") as sandbox:
+        fine, failed = sandbox.checkout(), sandbox.checkout()
+        sandbox.set_external_status(failed, "failedSendingWebhook")
+        assert ids(sandbox, externalStatus="failedSendingWebhook") == [failed]
+        assert ids(sandbox, externalStatus=["ok", "failedSendingWebhook"]) == [fine, failed]
+        assert get(sandbox, "/orders", externalStatus="lost").status_code == 400
+        assert sandbox.order(fine)["externalStatus"] == "ok"
+        assert sandbox.order(fine)["currencyCode"] == "EUR"
+        sandbox.currency_code = None
+        assert "currencyCode" not in sandbox.order(fine)
 
 
 def test_an_order_lives_from_draft_to_review():
@@ -423,6 +458,181 @@ def test_every_change_moves_the_update_time(change, shown):
     order = change(sandbox, sandbox.checkout(), "2031-02-03T04:05:06.789Z")
     assert order["updatedAt"] == "2031-02-03T04:05:06.789Z"
     assert order.items() >= shown.items()
+
+
+# --- contests
+
+
+@pytest.fixture
+def disputed():
+    """Serve order 1001, of which the shopper disputes the pretzel and one of two cappuccinos."""
+    with Sandbox(rate_limit=None) as sandbox:
+        order_id = sandbox.checkout(store=2, lines=[("Cappuccino", 2), ("Pretzel", 1), ("Umbrella", 1)])
+        sandbox.pay(order_id)
+        items = {"Pretzel": 0, "Cappuccino": 1}
+        sandbox.contest(order_id, "2026-01-05T10:00:00Z", message="Just one coffee!", items=items)
+        yield sandbox
+
+
+def test_a_contest_tells_its_message_its_amounts_and_its_items(disputed):
+    contest = get(disputed, "/contests/1001").json()
+    items = [(item["name"], item["originalQuantity"], item["contestedQuantity"]) for item in contest["items"]]
+    assert items == [("Pretzel", 1, 0), ("Cappuccino", 2, 1)]
+    expected = {
+        "orderId": "1001",
+        "orderVersion": 2,
+        "sessionId": disputed.session_of(1001),
+        "message": "Just one coffee!",
+        "status": "contested",
+        "originalTotalPrice": "16.74",
+        "contestedTotalPrice": "12.89",
+        "reviewedTotalPrice": None,
+        "createdAt": "2026-01-05T10:00:00.000Z",
+    }
+    assert contest.items() >= expected.items()
+    assert disputed.order(1001)["totalPrice"] == "16.74"
+
+
+def test_a_review_accepts_what_it_is_told_to(disputed):
+    order = disputed.review(1001, accept=["Cappuccino"], at="2026-01-06T10:00:00Z")
+    lines = [(line["productSnapshot"]["name"], line["quantity"], line["status"]) for line in order["lineItems"]]
+    assert lines == [
+        ("Cappuccino", 1, "ORIGINAL"),
+        ("Cappuccino", 1, "REMOVED"),
+        ("Pretzel", 1, "ORIGINAL"),
+        ("Umbrella", 1, "ORIGINAL"),
+    ]
+    assert order["totalPrice"] == "13.84"
+    assert order["transaction"]["refunded"] is True
+    contest = get(disputed, "/contests/1001").json()
+    assert [item["reviewedQuantity"] for item in contest["items"]] == [1, 1]
+    expected = {"status": "reviewed", "reviewedTotalPrice": "13.84", "updatedAt": "2026-01-06T10:00:00.000Z"}
+    assert contest.items() >= expected.items()
+
+
+def test_a_review_can_accept_all_or_nothing(disputed):
+    refused = disputed.review(1001, refunded=False)
+    assert (refused["totalPrice"], refused["transaction"]["refunded"]) == ("16.74", False)
+    assert get(disputed, "/contests/1001").json()["reviewedTotalPrice"] == "16.74"
+    disputed.contest(1001, items=["Umbrella", "Pretzel"])
+    accepted = disputed.review(1001)
+    assert (accepted["totalPrice"], accepted["transaction"]["refunded"]) == ("5.80", True)
+    assert accepted["version"] == 3
+
+
+@pytest.mark.parametrize(
+    ("dispute", "message"),
+    [
+        (lambda sandbox: sandbox.contest(1001, items=["Cola"]), "'Cola' is not in the cart"),
+        (lambda sandbox: sandbox.contest(1001, items={"Pretzel": 1}), "must be below 1"),
+        (lambda sandbox: sandbox.contest(1001, message="x" * 501), "must have 500 or fewer"),
+        (lambda sandbox: sandbox.review(1001, accept=["Umbrella"]), "'Umbrella' is not disputed"),
+    ],
+)
+def test_a_dispute_must_fit_its_order(disputed, dispute, message):
+    with pytest.raises(ValueError, match=message):
+        dispute(disputed)
+
+
+def test_the_shoppers_words_alone_move_the_contest_and_not_the_order(disputed):
+    before = disputed.order(1001)
+    assert disputed.change_message(1001, "Please!", at="2026-01-07T10:00:00Z") == before
+    (contest,) = get(disputed, "/contests", minUpdatedAt="2026-01-07T10:00:00Z").json()["contestedOrders"]
+    assert contest["message"] == "Please!"
+
+
+def test_contests_are_listed_in_pages_with_their_orders():
+    with Sandbox(rate_limit=None) as sandbox:
+        order_ids = [sandbox.checkout() for _ in range(13)]
+        for minute, order_id in enumerate(reversed(order_ids[1:])):
+            sandbox.contest(order_id, at=f"2026-01-05T10:{minute:02d}:00Z")
+        pages = [get(sandbox, "/contests", page=page).json() for page in range(3)]
+        listed = [contest["orderId"] for page in pages for contest in page["contestedOrders"]]
+        assert listed == [str(order_id) for order_id in reversed(order_ids[1:])]
+        assert [len(page["contestedOrders"]) for page in pages] == [10, 2, 0]
+        assert [page["pagination"]["next"] for page in pages] == [{"offset": 10, "count": 10}, None, None]
+        assert pages[0]["contestedOrders"][0]["order"]["id"] == order_ids[-1]
+        assert get(sandbox, f"/contests/{order_ids[0]}").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("params", "found"),
+    [
+        ({"status": "contested"}, True),
+        ({"status": "reviewed"}, False),
+        ({"orderId": 1001}, True),
+        ({"orderId": 1002}, False),
+        ({"storeId": 2}, True),
+        ({"storeId": 1}, False),
+        ({"minCreatedAt": "2026-01-05T10:00:00Z", "maxCreatedAt": "2026-01-05T10:00:00Z"}, True),
+        ({"minUpdatedAt": "2026-01-05T10:00:00.001Z"}, False),
+        ({"maxUpdatedAt": "2026-01-05T09:59:59.999Z"}, False),
+    ],
+)
+def test_contests_are_filtered(disputed, params, found):
+    assert len(get(disputed, "/contests", **params).json()["contestedOrders"]) == found
+
+
+def test_lists_carry_contests_where_that_is_honoured(disputed):
+    disputed.checkout()
+    listed = get(disputed, "/orders", includeContest="true").json()["data"]
+    assert listed[0]["contest"]["message"] == "Just one coffee!"
+    assert "items" not in listed[0]["contest"]
+    assert listed[1]["contest"] is None
+    assert "contest" not in get(disputed, "/orders").json()["data"][0]
+    disputed.include_contest = "ignored"
+    assert "contest" not in get(disputed, "/orders", includeContest="true").json()["data"][0]
+    disputed.include_contest = "refused"
+    assert get(disputed, "/orders", includeContest="true").status_code == 400
+
+
+def test_seeded_disputes_are_contests(shop):
+    contests = get(shop, "/contests", pageSize=200).json()["contestedOrders"]
+    assert {contest["orderId"] for contest in contests} == {
+        str(order_id) for order_id in shop.order_ids() if shop.order(order_id)["version"] == 2
+    }
+
+
+# --- stores and what a deployment lacks
+
+
+def test_stores_are_paged_by_cursors_or_ids():
+    with Sandbox(stores=range(1, 8)) as sandbox:
+        sandbox.change_store(3, displayableName=None)
+        seen, after = [], {}
+        while True:
+            page = get(sandbox, "/stores", count=3, **after).json()
+            seen += page["stores"]
+            if page["pagination"]["after"] is None:
+                break
+            after = {"after": page["pagination"]["after"]}
+        assert [store["id"] for store in seen] == list("1234567")
+        assert seen[0].items() >= {"displayableName": "Sandbox Berlin 1", "addressCountry": "DE"}.items()
+        assert seen[2]["displayableName"] is None
+        by_id = get(sandbox, "/stores", count=2, after=5).json()["stores"]
+        assert [store["id"] for store in by_id] == ["6", "7"]
+        before = get(sandbox, "/stores", count=2, before=5).json()["stores"]
+        assert [store["id"] for store in before] == ["3", "4"]
+
+
+@pytest.mark.parametrize("params", [{"count": 0}, {"count": 201}, {"after": "x"}, {"before": "bm8="}])
+def test_malformed_cursors_and_counts_are_refused(shop, params):
+    assert get(shop, "/stores", **params).status_code == 400
+
+
+@pytest.mark.parametrize("status", [400, 403, 404])
+def test_a_deployment_may_lack_contests_or_stores(status):
+    with Sandbox(lacking={"/contests": status, "/stores": status}) as sandbox:
+        order_id = sandbox.checkout()
+        sandbox.contest(order_id)
+        for path in ("/contests", f"/contests/{order_id}", "/stores"):
+            answer = get(sandbox, path)
+            assert answer.status_code == status
+            assert answer.json()["type"].startswith("E_")
+        assert get(sandbox, f"/orders/{order_id}").status_code == 200
+
+
+# --- refunds, restores, deletions
 
 
 def test_a_refund_need_not_move_the_update_time():

@@ -1,8 +1,11 @@
-"""The JSON that AiFi writes: orders, customers, errors."""
+"""The JSON that AiFi writes: orders, contests, customers, errors."""
 
+import zlib
 from typing import Any
 
-from tools.sandbox.orders import Customer, Line, Order
+from tools.sandbox.carts import Line, Product
+from tools.sandbox.contests import ContestItem
+from tools.sandbox.orders import Customer, Order
 from tools.sandbox.settings import Settings
 from tools.sandbox.times import iso
 
@@ -31,21 +34,20 @@ def order_summary(order: Order, settings: Settings, with_lines: bool = False) ->
         "customerId": str(order.customer_id) if order.id % 2 else order.customer_id,
         "sessionId": order.session_id,
         "externalId": order.external_id,
+        "externalStatus": order.external_status,
         **prices(order),
         "draftCreatedAt": iso(order.drafted_at if order.draft_time_shown else None),
         "createdAt": iso(order.created_at),
         "updatedAt": iso(order.updated_at),
         "completedAt": iso(order.completed_at),
         "paidAt": iso(order.paid_at),
-        "transaction": {
-            "paymentTransactionId": _transaction_id(order),
-            "refunded": order.refunded,
-            "paymentFailed": order.payment_status == "failure",
-        },
+        "transaction": _transaction(order),
     }
     if not settings.updated_at_shown:
         del shown["updatedAt"]
-    return shown | (_lines(order, settings) if with_lines else {})
+    if settings.currency_code:
+        shown["currencyCode"] = settings.currency_code
+    return shown | (_lines(order, settings, with_taxes=settings.line_totals) if with_lines else {})
 
 
 def order_detail(order: Order, settings: Settings) -> Json:
@@ -83,22 +85,47 @@ def session(order: Order) -> Json:
 
 def line_item(line: Line) -> Json:
     """Return a line in the form of `lineItems`."""
-    product = line.product
     return {
-        "productSnapshot": {
-            "name": product.name,
-            "barcode": product.barcode,
-            "sku": product.sku,
-            "price": _price(product.price),
-        },
+        "productSnapshot": _product_snapshot(line.product),
         "quantity": line.quantity,
         "status": line.status,
         "isExternallyAdded": line.externally_added,
     }
 
 
-def customer_json(customer: Customer) -> Json:
+def contest_json(order: Order) -> Json | None:
+    """Return the order's contest as `includeContest` shows it, or None."""
+    contest = order.contest
+    if contest is None:
+        return None
+    return {
+        "createdAt": iso(contest.opened_at),
+        "updatedAt": iso(contest.updated_at),
+        "id": 500_000 + order.id,
+        "orderId": str(order.id),
+        "orderVersion": contest.order_version,
+        "sessionId": order.session_id,
+        "message": contest.message,
+        "fromOperator": False,
+        "status": contest.status,
+        "originalTotalPrice": _price(contest.original_total),
+        "contestedTotalPrice": _price(contest.contested_total),
+        "reviewedTotalPrice": None if contest.reviewed_total is None else _price(contest.reviewed_total),
+    }
+
+
+def contest_detail(order: Order) -> Json | None:
+    """Return the order's contest as `GET /contests/{orderId}` answers it, or None."""
+    shown = contest_json(order)
+    if shown is None or order.contest is None:
+        return None
+    items = [_contest_item(number, item) for number, item in enumerate(order.contest.items, 1)]
+    return {**shown, "items": items, "transaction": _transaction(order)}
+
+
+def customer_json(customer: Customer, settings: Settings) -> Json:
     """Return a customer as `GET /customers/{id}` answers it."""
+    address = {"address": customer.address} if settings.customer_addresses else {}
     return {
         "id": customer.id,
         "externalId": customer.external_id,
@@ -108,6 +135,38 @@ def customer_json(customer: Customer) -> Json:
         "firstName": customer.first_name,
         "lastName": customer.last_name,
         "phone": customer.phone,
+        **address,
+    }
+
+
+def _contest_item(number: int, item: ContestItem) -> Json:
+    return {
+        "id": number,
+        "productId": zlib.crc32(item.product.sku.encode()),
+        "name": item.product.name,
+        "price": _price(item.product.price),
+        "productSnapshot": _product_snapshot(item.product),
+        "originalQuantity": item.original,
+        "contestedQuantity": item.contested,
+        "reviewedQuantity": item.reviewed,
+    }
+
+
+def _product_snapshot(product: Product) -> Json:
+    return {
+        "name": product.name,
+        "barcode": product.barcode,
+        "sku": product.sku,
+        "price": _price(product.price),
+    }
+
+
+def _transaction(order: Order) -> Json:
+    return {
+        "paymentTransactionId": _transaction_id(order),
+        "refunded": order.refunded,
+        "tryRefundTimes": int(order.refunded),
+        "paymentFailed": order.payment_status == "failure",
     }
 
 
@@ -120,10 +179,13 @@ def _price(cents: int) -> str:
     return f"{sign}{cents // 100}.{cents % 100:02d}"
 
 
-def _lines(order: Order, settings: Settings, with_taxes: bool = False) -> Json:
+def _lines(order: Order, settings: Settings, with_taxes: bool) -> Json:
     """Return the lines under the name and in the form that this deployment has for them."""
     form = line_item if settings.line_items_as == "lineItems" else _product_entry
-    return {settings.line_items_as: [form(line) | (_taxes(line) if with_taxes else {}) for line in order.lines]}
+    entries = [form(line) for line in order.lines]
+    for entry, line in zip(entries, order.lines, strict=True):
+        entry |= (_line_totals(line) if settings.line_totals else {}) | (_taxes(line) if with_taxes else {})
+    return {settings.line_items_as: entries}
 
 
 def _product_entry(line: Line) -> Json:
@@ -136,6 +198,14 @@ def _product_entry(line: Line) -> Json:
         "sku": product.sku,
         "thumbnail": f"https://images.example.com/{product.barcode}.png",
         "quantity": line.quantity,
+    }
+
+
+def _line_totals(line: Line) -> Json:
+    return {
+        "subtotalPrice": _price(line.total - line.tax),
+        "totalPrice": _price(line.total),
+        "totalTax": _price(line.tax),
     }
 
 

@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Any
 
 from flask import Flask, Response, g, request
@@ -9,10 +10,20 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.http import http_date
 
 from tools.sandbox.access import Access
-from tools.sandbox.answers import AifiError, Json, customer_json, order_summary
+from tools.sandbox.answers import AifiError, Json, contest_detail, contest_json, customer_json, order_summary
 from tools.sandbox.faults import Faults
-from tools.sandbox.queries import read_flag, read_id, read_query
+from tools.sandbox.orders import Order
+from tools.sandbox.queries import (
+    read_contest_filter,
+    read_contests_page,
+    read_flag,
+    read_id,
+    read_include_contest,
+    read_query,
+    read_stores_page,
+)
 from tools.sandbox.shop import Shop
+from tools.sandbox.stores import stores_page, write_cursor
 
 BASE_PATH = "/api/admin/v2"
 TOKEN_PATH = "/realms/aifi/protocol/openid-connect/token"
@@ -37,6 +48,9 @@ class Api:
         routes: dict[str, Callable[..., Any]] = {
             "/orders": self._list_orders,
             "/orders/<order_id>": self._get_order,
+            "/contests": self._list_contests,
+            "/contests/<order_id>": self._get_contest,
+            "/stores": self._list_stores,
             "/customers": self._list_customers,
             "/customers/<customer_id>": self._get_customer,
         }
@@ -59,9 +73,16 @@ class Api:
         self._shop.stopping.wait(self._shop.latency_seconds)
         if request.path.startswith(BASE_PATH):
             self._access.check_token(request.headers.get("Authorization", ""))
+            self._check_offered(path)
         g.fault = self._faults.next(path, args)
         if g.fault:
             g.fault.precede(self._shop.stopping)
+
+    def _check_offered(self, path: str) -> None:
+        """Raise the answer of a deployment that lacks this path."""
+        for lacking, status in self._shop.lacking.items():
+            if path.startswith(lacking):
+                raise AifiError(status, f"E_{HTTPStatus(status).name}", HTTPStatus(status).phrase)
 
     def _leave(self, response: Response) -> Response:
         """Let the fault have the answer, date it, and record it."""
@@ -79,11 +100,16 @@ class Api:
         query, page = read_query(request.args, self._shop)
         with_lines = read_flag(request.args, "includeProducts")
         orders = self._shop.orders_page(query) if query else []
-        rows = [order_summary(order, self._shop, with_lines) for order in orders]
+        with_contest = read_include_contest(request.args, self._shop)
+        return {"data": [self._row(order, with_lines, with_contest) for order in orders], "page": page}
+
+    def _row(self, order: Order, with_lines: bool, with_contest: bool) -> Json:
+        row = order_summary(order, self._shop, with_lines)
+        if with_contest:
+            row["contest"] = contest_json(order)
         if self._shop.signed_links:
-            for row in rows:
-                row["receiptUrl"] = f"https://receipts.example.com/{row['id']}?signature={uuid.uuid4().hex}"
-        return {"data": rows, "page": page}
+            row["receiptUrl"] = f"https://receipts.example.com/{order.id}?signature={uuid.uuid4().hex}"
+        return row
 
     def _get_order(self, order_id: str) -> Json:
         try:
@@ -91,19 +117,42 @@ class Api:
         except KeyError:
             raise AifiError(404, "E_ROW_NOT_FOUND", "Order not found") from None
 
-    def _list_customers(self) -> Json:
-        query, page = read_query(request.args, self._shop)
-        customers = sorted(self._shop.customers.values()) if query else []
-        if query and query.descending:
-            customers.reverse()
-        rows = customers[query.offset : query.offset + query.limit] if query else []
-        return {"data": [customer_json(customer) for customer in rows], "page": page}
+    def _list_contests(self) -> Json:
+        offset, size = read_contests_page(request.args, self._shop)
+        orders = list(filter(read_contest_filter(request.args, self._shop), self._shop.contested_orders()))
+        rows = [
+            {**(contest_json(order) or {}), "order": order_summary(order, self._shop)}
+            for order in orders[offset : offset + size]
+        ]
+        previous = {"offset": max(0, offset - size), "count": size} if offset else None
+        following = {"offset": offset + size, "count": size} if offset + size < len(orders) else None
+        return {"contestedOrders": rows, "pagination": {"previous": previous, "next": following}}
+
+    def _get_contest(self, order_id: str) -> Json:
+        order = self._shop.orders.get(read_id("orderId", order_id))
+        contest = contest_detail(order) if order else None
+        if contest is None:
+            raise AifiError(404, "E_ROW_NOT_FOUND", "Contest not found")
+        return contest
+
+    def _list_stores(self) -> Json:
+        count, after, before = read_stores_page(request.args)
+        ids = sorted(self._shop.stores)
+        page = stores_page(ids, count, after, before)
+        cursors = {
+            "before": write_cursor(page[0]) if page and page[0] != ids[0] else None,
+            "after": write_cursor(page[-1]) if page and page[-1] != ids[-1] else None,
+        }
+        return {"stores": [self._shop.store(store_id) for store_id in page], "pagination": cursors}
+
+    def _list_customers(self) -> list[Json]:
+        return [customer_json(customer, self._shop) for customer in sorted(self._shop.customers.values())]
 
     def _get_customer(self, customer_id: str) -> Json:
         customer = self._shop.customers.get(read_id("customerId", customer_id))
         if customer is None:
             raise AifiError(404, "E_ROW_NOT_FOUND", "Customer not found")
-        return customer_json(customer)
+        return customer_json(customer, self._shop)
 
     def _issue_token(self) -> tuple[Json, int]:
         return self._access.issue_token(request.form)

@@ -2,7 +2,8 @@
 
 import random
 
-from tools.sandbox.orders import Customer, Product
+from tools.sandbox.carts import Product
+from tools.sandbox.orders import Customer
 
 # Product group: (VAT in percent, [(name, price in cents), …]).
 CATALOGUE = {
@@ -57,5 +58,6 @@ def make_customers(dice: random.Random, count: int = 200) -> dict[int, Customer]
             first_name=first,
             last_name=last,
             phone=f"+4930{dice.randrange(10**7):07d}" if dice.random() < 0.6 else None,
+            address=f"Hauptstraße {customer_id}, 10827 Berlin",
         )
     return customers

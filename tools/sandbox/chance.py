@@ -3,7 +3,8 @@
 import random
 from collections.abc import Sequence
 
-from tools.sandbox.orders import Line, Order, Product
+from tools.sandbox.carts import Line, Product
+from tools.sandbox.orders import Order
 from tools.sandbox.times import DAY_MS, HOUR_MS, MINUTE_MS
 
 # Shoppers by the hour of the day: hardly anybody at night, peaks before work, at lunch, and after work.
@@ -40,7 +41,7 @@ def settle(dice: random.Random, order: Order, now: int) -> Order:
         return order
     reviewed_at = contested_at + dice.randrange(HOUR_MS, DAY_MS)
     order = order.contested(contested_at)
-    return order if reviewed_at > now else order.reviewed(reviewed_at, refunded=dice.random() < 0.7)
+    return order if reviewed_at > now else order.reviewed(reviewed_at, accept=None if dice.random() < 0.7 else ())
 
 
 def leave_open(dice: random.Random, order: Order, now: int) -> Order:

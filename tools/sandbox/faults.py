@@ -16,6 +16,7 @@ from tools.sandbox.rewriting import REWRITINGS
 from tools.sandbox.settings import check_choice
 
 HANG_SECONDS = 3600.0
+LIST_NAMES = ("data", "contestedOrders", "stores")  # under which an answer holds its list
 
 
 @dataclass
@@ -141,19 +142,19 @@ def _truncated(response: Response, _stopping: threading.Event) -> Response:
 
 def _no_data(response: Response, _stopping: threading.Event) -> Response:
     answer = response.get_json()
-    answer.pop("data", None)
+    answer.pop(_list_name(answer), None)
     response.set_data(json.dumps(answer))
     return response
 
 
 def _empty(response: Response, _stopping: threading.Event, errors: list[Any] | None = None) -> Response:
-    answer = {"data": []} | ({} if errors is None else {"errors": errors})
+    answer = {_list_name(response.get_json()): []} | ({} if errors is None else {"errors": errors})
     return Response(json.dumps(answer), 200, content_type="application/json")
 
 
 def _missing_row(response: Response, _stopping: threading.Event, row: int | None = None) -> Response:
     answer = response.get_json()
-    rows = answer.get("data")
+    rows = answer.get(_list_name(answer))
     if rows:
         del rows[len(rows) // 2 if row is None else row]
     response.set_data(json.dumps(answer))
@@ -191,9 +192,13 @@ def _odd_bytes(
     return response
 
 
+def _list_name(answer: Json) -> str:
+    return next((name for name in LIST_NAMES if name in answer), LIST_NAMES[0])
+
+
 def _orders_in(answer: Json) -> list[Json]:
     """Return the orders of a list, or the one that the answer is."""
-    orders: list[Json] = answer.get("data", [answer] if "id" in answer else [])
+    orders: list[Json] = answer.get(_list_name(answer), [answer] if "id" in answer else [])
     return orders
 
 

@@ -1,46 +1,20 @@
-"""An order, its lines and its customer as they are at one moment, and what each event makes of an order.
+"""An order and its customer as they are at one moment, and what each event makes of an order.
 
 Money is whole cents, times are whole milliseconds since 1970.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
+
+from tools.sandbox.carts import Line, reduced, sums
+from tools.sandbox.contests import MESSAGE_LENGTH, Contest, default_message, disputed_items
 
 STATUSES = ("draft", "completed_so_far", "paymentProcessing", "paid", "unpaid", "contested", "reviewed")
 OPEN_STATUSES = ("draft", "completed_so_far", "paymentProcessing", "contested")
+EXTERNAL_STATUSES = ("ok", "failedObtainingPrice", "failedSendingWebhook")
 ROLES = ("customer", "employee", "tester", "untracked", "unknown")
 # An order's row exists shortly before its draft is dated, so `createdAt` is never equal to `draftCreatedAt`.
 CREATED_BEFORE_DRAFT_MS = 350
-
-
-class Product(NamedTuple):
-    """A product that the shops sell."""
-
-    name: str
-    barcode: str
-    sku: str
-    price: int
-    tax_percent: int
-
-
-class Line(NamedTuple):
-    """A product in a cart."""
-
-    product: Product
-    quantity: int
-    status: str = "ORIGINAL"
-    externally_added: bool = False
-
-    @property
-    def total(self) -> int:
-        """Return the gross price of the line."""
-        return self.product.price * self.quantity
-
-    @property
-    def tax(self) -> int:
-        """Return the tax inside the gross price."""
-        percent = self.product.tax_percent
-        return round(self.total * percent / (100 + percent))
 
 
 class Customer(NamedTuple):
@@ -54,6 +28,7 @@ class Customer(NamedTuple):
     first_name: str | None = None
     last_name: str | None = None
     phone: str | None = None
+    address: str | None = None
 
 
 class Order(NamedTuple):
@@ -80,6 +55,8 @@ class Order(NamedTuple):
     payment_status: str = "processing"
     refunded: bool = False
     draft_time_shown: bool = True
+    external_status: str = "ok"
+    contest: Contest | None = None
 
     @property
     def created_at(self) -> int:
@@ -103,26 +80,48 @@ class Order(NamedTuple):
             status="unpaid", payment_status="failure", completed_at=self.completed_at or at, updated_at=at
         )
 
-    def contested(self, at: int) -> "Order":
-        """Return the order with a dispute opened: a new version."""
-        return self._replace(status="contested", version=self.version + 1, updated_at=at)
+    def contested(self, at: int, message: str | None = None, claims: Mapping[str, int] | None = None) -> "Order":
+        """Return the order with a dispute opened: a new version.
 
-    def reviewed(self, at: int, refunded: bool = True) -> "Order":
-        """Return the order with its dispute settled; a refund takes the last line back."""
-        settled = self._replace(status="reviewed", updated_at=at)
-        if not (refunded and self.lines):
-            return settled
-        lines = (*self.lines[:-1], self.lines[-1]._replace(status="REMOVED"))
-        total, tax = sums(lines)
-        return settled._replace(lines=lines, total=total, tax=tax, refunded=True)
+        :param claims: {product's name: quantity that the shopper says is right}; None: the last line was not taken
+        """
+        if message is not None and len(message) > MESSAGE_LENGTH:
+            raise ValueError(f"message has {len(message)} characters, but must have {MESSAGE_LENGTH} or fewer")
+        items = disputed_items(self.lines, claims)
+        contest = Contest(
+            message=default_message(items) if message is None else message,
+            items=items,
+            order_version=self.version + 1,
+            opened_at=at,
+            updated_at=at,
+            original_total=self.total,
+            contested_total=self._reduced({item.product.name: item.contested for item in items}).total,
+        )
+        return self._replace(status="contested", version=self.version + 1, updated_at=at, contest=contest)
+
+    def reviewed(self, at: int, accept: Collection[str] | None = None) -> "Order":
+        """Return the order with its dispute settled; what is accepted is taken back and refunded.
+
+        :param accept: the names of the disputed products about which the shopper is right; None: all
+        """
+        contest = self.contest or self.contested(at).contest
+        assert contest is not None
+        quantities = contest.accepted(accept)
+        settled = self._reduced(quantities) if quantities else self
+        return settled._replace(
+            status="reviewed",
+            updated_at=at,
+            refunded=settled.refunded or bool(quantities),
+            contest=contest.settled(at, settled.total, quantities),
+        )
+
+    def _reduced(self, quantities: Mapping[str, int]) -> "Order":
+        """Return the order with only so many left of these products."""
+        lines = reduced(self.lines, quantities)
+        (total_before, tax_before), (total, tax) = sums(self.lines), sums(lines)
+        return self._replace(lines=lines, total=self.total - total_before + total, tax=self.tax - tax_before + tax)
 
     def corrected(self, at: int, total: int) -> "Order":
         """Return the order with another total and the tax in proportion; the lines stay as they are."""
         tax = round(total * self.tax / self.total) if self.total else 0
         return self._replace(total=total, tax=tax, updated_at=at)
-
-
-def sums(lines: Iterable[Line]) -> tuple[int, int]:
-    """Return what the lines cost and the tax in it; removed lines cost nothing."""
-    charged = [line for line in lines if line.status != "REMOVED"]
-    return sum(line.total for line in charged), sum(line.tax for line in charged)

@@ -1,17 +1,21 @@
 """What a request asks for, read from its parameters; what AiFi would not accept is refused in its words."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 from werkzeug.datastructures import MultiDict
 
 from tools.sandbox.answers import AifiError
 from tools.sandbox.lists import EVERYTHING, LAST_VALUE, Query
-from tools.sandbox.orders import ROLES, STATUSES
+from tools.sandbox.orders import EXTERNAL_STATUSES, ROLES, STATUSES, Order
 from tools.sandbox.settings import Settings
+from tools.sandbox.stores import read_cursor
 from tools.sandbox.times import HOUR_MS, milliseconds
 
 DEFAULT_PAGE_SIZE = 50
+DEFAULT_CONTESTS_SIZE = 10
+DEFAULT_STORES_COUNT, STORES_LIMIT = 20, 200
+CONTEST_STATUSES = ("contested", "reviewed")
 
 Args = MultiDict[str, str]
 
@@ -34,6 +38,50 @@ def read_query(args: Args, settings: Settings) -> tuple[Query | None, int]:
         wanted=_read_wanted(args),
     )
     return query, page
+
+
+def read_contests_page(args: Args, settings: Settings) -> tuple[int, int]:
+    """Return (offset, size) of a page of contests."""
+    size = min(_integer(args, "pageSize", DEFAULT_CONTESTS_SIZE, 1), settings.page_limit)
+    return _integer(args, "page", 0, 0) * size, size
+
+
+def read_contest_filter(args: Args, settings: Settings) -> Callable[[Order], bool]:
+    """Return the test that the order of a contest passes when the request wants it."""
+    created, updated = (
+        (_bound(args, f"min{name}", EVERYTHING[0], settings), _bound(args, f"max{name}", LAST_VALUE, settings))
+        for name in ("CreatedAt", "UpdatedAt")
+    )
+    statuses = _all_of(args, "status", CONTEST_STATUSES)
+    order_id, store_id = _integer(args, "orderId", -1, 0), _integer(args, "storeId", -1, 0)
+
+    def matches(order: Order) -> bool:
+        contest = order.contest
+        return (
+            contest is not None
+            and created[0] <= contest.opened_at <= created[1]
+            and updated[0] <= contest.updated_at <= updated[1]
+            and (not statuses or contest.status in statuses)
+            and order_id in (-1, order.id)
+            and store_id in (-1, order.store_id)
+        )
+
+    return matches
+
+
+def read_stores_page(args: Args) -> tuple[int, int | None, int | None]:
+    """Return (count, after, before) of a page of stores, the last two as ids."""
+    count = _integer(args, "count", DEFAULT_STORES_COUNT, 1)
+    if count > STORES_LIMIT:
+        raise _malformed("count", "max", f"{STORES_LIMIT} or less")
+    return count, _cursor(args, "after"), _cursor(args, "before")
+
+
+def read_include_contest(args: Args, settings: Settings) -> bool:
+    """Return whether the orders of a list are wanted with their contests."""
+    if "includeContest" in args and settings.include_contest == "refused":
+        raise _malformed("includeContest", "unknown", "left out")
+    return read_flag(args, "includeContest") and settings.include_contest == "honoured"
 
 
 def read_flag(args: Args, name: str) -> bool:
@@ -99,6 +147,7 @@ def _read_wanted(args: Args) -> dict[str, set[Any]]:
     stores, customers = _integer(args, "storeId", -1, 0), _integer(args, "customerId", -1, 0)
     wanted: dict[str, set[Any]] = {
         "status": _all_of(args, "status", STATUSES),
+        "external_status": _all_of(args, "externalStatus", EXTERNAL_STATUSES),
         "role": _all_of(args, "customerRole", ROLES),
         "session_id": set(args.getlist("sessionId")),
         "external_id": set(args.getlist("externalId")),
@@ -119,6 +168,15 @@ def _integer(args: Args, name: str, default: int, least: int) -> int:
 
 def _is_natural(text: str) -> bool:
     return text.isdecimal() and len(text) < 19
+
+
+def _cursor(args: Args, name: str) -> int | None:
+    if name not in args:
+        return None
+    try:
+        return read_cursor(args[name])
+    except ValueError:
+        raise _malformed(name, "cursor", "an id or a cursor") from None
 
 
 def _one_of(args: Args, name: str, default: str, choices: Collection[str]) -> str:

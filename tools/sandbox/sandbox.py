@@ -132,8 +132,7 @@ class Sandbox(Shop):
         :param after: so many matching requests pass before the fault strikes
         :param again: after `times` it starts anew: `after` pass, `times` suffer, until `heal`
 
-        Kinds and their details:
-
+        The kinds, with their details:
         - status: `code`=503, `retry_after`=None (text or seconds)
         - reset: the connection is reset without an answer
         - hang: the answer is made after `seconds`=3600, or never if the sandbox stops before
@@ -141,8 +140,8 @@ class Sandbox(Shop):
         - trickle: a byte every `interval`=0.1 seconds, with `code`=None (what it would have been)
         - html: a page of HTML with `code`=200, such as a gateway's 404
         - truncated: the first half of the JSON, with headers that fit
-        - no_data: a list without `data`
-        - empty: `{"data": []}` by mistake, with `errors`=None (a list) beside it
+        - no_data: an answer without its list
+        - empty: 200 and `{"data": []}` by mistake, with `errors`=None (a list) beside it
         - missing_row: a list without the order at position `row`=None (the middle)
         - damaged_order: one order in the middle of the list, or the order itself, lacks its id
         - rewritten: every order is changed by `how`, a function that takes its JSON, or one of "renamed_total",

@@ -1,13 +1,14 @@
 """What differs from one AiFi to another: all settings of a sandbox."""
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 CHOICES = {
     "draft_filter": ("honoured", "ignored", "refused"),
     "updated_filter": ("honoured", "ignored", "refused"),
     "beyond_depth": ("empty", "refused"),
     "past_end": ("empty", "last_page"),
+    "include_contest": ("honoured", "ignored", "refused"),
     "tie_order": ("by_id", "shuffled"),
     "page_zero": ("as_one", "refused", "empty"),
     "line_items_as": ("lineItems", "products"),
@@ -38,7 +39,15 @@ class Settings:
     past_end: str = "empty"  # pages behind the last one: "empty", or "last_page" again and again
     tie_order: str = "by_id"  # orders with the same sort key: "by_id", or "shuffled" anew in each answer
     signed_links: bool = False  # True: the orders of lists carry a `receiptUrl` that differs in each answer
+
+    # What this deployment offers
+    # Paths that it lacks, and the status of the answer to them, such as {"/contests": 404, "/stores": 403}.
+    lacking: Mapping[str, int] = field(default_factory=dict)
+    include_contest: str = "honoured"  # what includeContest does: "honoured", "ignored", or "refused" (400)
     line_items_as: str = "lineItems"  # or "products" for the flat form
+    line_totals: bool = True  # False: lines lack their totals, and in lists their tax rates
+    currency_code: str | None = None  # orders carry this `currencyCode`; None: they carry none
+    customer_addresses: bool = False  # True: customers carry an `address`, as text
 
     # Access
     latency_seconds: float = 0.0

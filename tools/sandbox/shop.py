@@ -6,17 +6,19 @@ import random
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
 from tools.sandbox.answers import Json, order_detail
+from tools.sandbox.carts import Line, Product, sums
 from tools.sandbox.catalogue import make_customers, make_products
 from tools.sandbox.chance import draft_times, leave_open, random_lines, settle
 from tools.sandbox.lists import Listing, Query
-from tools.sandbox.orders import Line, Order, Product, sums
-from tools.sandbox.settings import Settings
+from tools.sandbox.orders import EXTERNAL_STATUSES, Order
+from tools.sandbox.settings import Settings, check_choice
+from tools.sandbox.stores import store_json
 from tools.sandbox.times import MINUTE_MS, Moment, milliseconds
 
 FIRST_ORDER_ID = 1001
@@ -33,6 +35,7 @@ class Shop(Settings):
         self.products = make_products()
         self.customers = make_customers(self._dice)
         self.orders: dict[int, Order] = {}
+        self._store_changes: dict[int, Json] = collections.defaultdict(dict)
         self._next_id = FIRST_ORDER_ID
         self._earlier: dict[int, list[Order]] = collections.defaultdict(list)
         self._listing = Listing()
@@ -75,6 +78,20 @@ class Shop(Settings):
                 last_offset = max(0, self._listing.count(query) - 1) // query.limit * query.limit
                 query = replace(query, offset=min(query.offset, last_offset))
             return self._listing.page(query, self._tie_dice if self.tie_order == "shuffled" else None)
+
+    def contested_orders(self) -> list[Order]:
+        """Return the orders with a contest, the one contested first at the beginning."""
+        with self._lock:
+            found = [
+                (order.contest.opened_at, order)
+                for order in self.orders.values()
+                if order.contest and order.id not in self._hidden
+            ]
+        return [order for _, order in sorted(found, key=lambda entry: (entry[0], entry[1].id))]
+
+    def store(self, store_id: int) -> Json:
+        """Return a store as `GET /stores` answers it."""
+        return store_json(store_id, self._store_changes[store_id])
 
     # New orders
 
@@ -172,13 +189,46 @@ class Shop(Settings):
         """Let the payment fail."""
         return self._change(order_id, at, Order.unpaid)
 
-    def contest(self, order_id: int, at: Moment | None = None) -> Json:
-        """Let the shopper dispute the order: a new version."""
-        return self._change(order_id, at, Order.contested)
+    def contest(
+        self,
+        order_id: int,
+        at: Moment | None = None,
+        message: str | None = None,
+        items: Iterable[str] | Mapping[str, int] | None = None,
+    ) -> Json:
+        """Let the shopper dispute the order: a new version.
 
-    def review(self, order_id: int, refunded: bool = True, at: Moment | None = None) -> Json:
-        """Settle the dispute; a refund takes the last line back."""
-        return self._change(order_id, at, lambda order, at: order.reviewed(at, refunded), announced=True)
+        :param message: the shopper's words, at most 500 characters; None: a sentence that fits
+        :param items: names of products that the shopper did not take, or {name: quantity that he says is right}; None:
+            the product of the last line
+        """
+        claims = items if items is None or isinstance(items, Mapping) else dict.fromkeys(items, 0)
+        return self._change(order_id, at, lambda order, at: order.contested(at, message, claims))
+
+    def review(
+        self,
+        order_id: int,
+        refunded: bool = True,
+        at: Moment | None = None,
+        accept: Collection[str] | None = None,
+    ) -> Json:
+        """Settle the dispute; what is accepted is taken back and refunded.
+
+        :param refunded: whether all is accepted or nothing, if `accept` is None
+        :param accept: the names of the disputed products about which the shopper is right
+        """
+        accept = () if accept is None and not refunded else accept
+        return self._change(order_id, at, lambda order, at: order.reviewed(at, accept), announced=True)
+
+    def change_message(self, order_id: int, message: str, at: Moment | None = None) -> Json:
+        """Change the shopper's words in a contest; the contest's `updatedAt` moves, the order's does not."""
+        return self._change(
+            order_id,
+            at,
+            lambda order, at: order._replace(
+                contest=order.contest and order.contest._replace(message=message, updated_at=at)
+            ),
+        )
 
     def correct_price(self, order_id: int, total: str | float | Decimal, at: Moment | None = None) -> Json:
         """Charge another total, given as in "2.15"; the lines stay as they are."""
@@ -188,6 +238,11 @@ class Shop(Settings):
     def set_external_id(self, order_id: int, text: str | None, at: Moment | None = None) -> Json:
         """Give the order the retailer's own number."""
         return self._change(order_id, at, lambda order, at: order._replace(external_id=text, updated_at=at))
+
+    def set_external_status(self, order_id: int, status: str, at: Moment | None = None) -> Json:
+        """Tell how the retailer's own system took the order: ok, failedObtainingPrice or failedSendingWebhook."""
+        check_choice("status", status, EXTERNAL_STATUSES)
+        return self._change(order_id, at, lambda order, at: order._replace(external_status=status, updated_at=at))
 
     def refund(self, order_id: int, at: Moment | None = None) -> Json:
         """Give the money back; without `at`, `updatedAt` stays as it is."""
@@ -242,6 +297,11 @@ class Shop(Settings):
         """Change fields of a `Customer`, such as first_name."""
         with self._lock:
             self.customers[customer_id] = self.customers[customer_id]._replace(**changes)
+
+    def change_store(self, store_id: int, **fields: Any) -> None:
+        """Change fields of a store by AiFi's names, such as displayableName."""
+        with self._lock:
+            self._store_changes[store_id].update(fields)
 
     def announce(self, order: Order) -> None:
         """Tell others of a checkout, a completion or a review; a shop alone has nobody to tell."""
