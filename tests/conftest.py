@@ -1,4 +1,4 @@
-"""What the tests share: an AiFi, and bridges to it."""
+"""What the tests share: a store, an AiFi, and bridges to it."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -6,10 +6,58 @@ from pathlib import Path
 
 import pytest
 
+from store import Store
+from tests.support import HIGH, LOW, Clock, ago, look, new_store, page
+from times import DAY
 from tools.harness import Bridge
 from tools.sandbox import Sandbox
 
 BRIDGES = pytest.StashKey[list[Bridge]]()
+
+
+# --- a store
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "orders.db"
+
+
+@pytest.fixture
+def open_store(path: Path, clock: Clock) -> Iterator[Callable[..., Store]]:
+    """Open stores on one file and one clock."""
+    with ExitStack() as stack:
+
+        def start(origin: str = "") -> Store:
+            store = new_store(path, origin, clock)
+            stack.callback(store.close)
+            return store
+
+        yield start
+
+
+@pytest.fixture
+def store(open_store: Callable[..., Store]) -> Store:
+    """Open a store that holds all there is."""
+    store = open_store()
+    store.set_marks(horizon=ago(30 * DAY), complete=1)
+    return store
+
+
+@pytest.fixture
+def served(store: Store) -> Store:
+    """Serve orders from LOW to HIGH."""
+    store.put_orders([look("low", LOW), look("high", HIGH)])
+    assert len(page(store).summaries) == 2
+    return store
+
+
+# --- an AiFi, and bridges to it
 
 
 @pytest.fixture

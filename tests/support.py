@@ -1,8 +1,80 @@
-"""What tests of more than one layer are written with."""
+"""What tests of more than one layer are written with: tables of cases, and a store with a clock of our own."""
 
+import json
+import time
+from collections.abc import Callable
 from typing import Any
+
+from database import Database
+from orders import DETAIL, HISTORY, LIST, Snapshot
+from store import Page, Store, layout
+from times import shift, utc_seconds
+
+NOW = "2025-11-01T12:00:00.000Z"
+API = [HISTORY, LIST, DETAIL]
 
 
 def table(cases: dict[str, Any]) -> dict[str, Any]:
     """Return a table of cases by id as arguments for `parametrize`."""
     return {"argvalues": list(cases.values()), "ids": list(cases)}
+
+
+class Clock:
+    """A clock that stands still until it is moved."""
+
+    def __init__(self, now: str = NOW):
+        self.seconds = utc_seconds(now)
+
+    def __call__(self) -> float:
+        return self.seconds
+
+    def move(self, seconds: float) -> None:
+        self.seconds += seconds
+
+
+def ago(seconds: float) -> str:
+    """Return the time so many seconds before the test's beginning."""
+    return shift(NOW, -seconds)
+
+
+LOW, HIGH = ago(3000), ago(1000)  # between which the fixture `served` has served orders
+
+
+def look(order_id: str | None = "1", at: str | None = None, source: str = LIST, **fields: Any) -> Snapshot:
+    """Return a snapshot, of a paid order drafted ten minutes ago where nothing else is said."""
+    session_id, version = fields.pop("session_id", None), fields.pop("version", None)
+    order = {"created_at": ago(600), "status": "paid", "total_amount": 2.15, **fields}
+    return Snapshot(order_id, order, at or ago(300), source, session_id, version)
+
+
+def page(store: Store, limit: int = 100, after: tuple[str, str] | None = None) -> Page:
+    """Serve a page that the mirror can serve."""
+    served = store.serve_page(limit, after, may_be_short=False)
+    assert served is not None
+    return served
+
+
+def rows(served: Page) -> list[tuple[str, str]]:
+    return [(row["updated_at"], row["id"]) for row in map(json.loads, served.summaries)]
+
+
+def ids(store: Store) -> list[str]:
+    """Return all ids in the order of the list."""
+    return [order_id for _, order_id in rows(page(store, 10_000))]
+
+
+def updated_at(store: Store, order_id: str = "1") -> str:
+    order = store.get_order(order_id)
+    assert order is not None
+    return order.updated_at
+
+
+def status(store: Store, order_id: str = "1") -> str:
+    order = store.get_order(order_id)
+    assert order is not None
+    return order.status
+
+
+def new_store(path: object, origin: str = "", clock: Callable[[], float] = time.time) -> Store:
+    """Return a store on that file."""
+    return Store(Database(str(path), layout({"origin": origin}), clock))

@@ -1,0 +1,254 @@
+"""Processes that share one database: they write at once, hold a lock, cannot write, or die."""
+
+import contextlib
+import fcntl
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import database as database_module
+from errors import StoreError
+from orders import Snapshot
+from store import Store
+from tests.support import Clock, ago, ids, look, new_store, status
+from times import DAY, shift
+
+PROCESS_SECONDS = 30
+SPAWN = multiprocessing.get_context("spawn")  # a fork would copy the threads' locks
+
+
+@contextlib.contextmanager
+def process(target: Callable[..., None], *arguments: Any) -> Iterator[tuple[Any, Any]]:
+    """Run a process that reports through a pipe; yield both, and end it at the latest after the block."""
+    ours, theirs = SPAWN.Pipe(duplex=False)
+    child = SPAWN.Process(target=target, args=(*arguments, theirs), daemon=True)
+    child.start()
+    theirs.close()
+    try:
+        yield child, ours
+    finally:
+        child.kill()
+        child.join(PROCESS_SECONDS)
+        child.close()
+        ours.close()
+
+
+def receive(pipe: Any) -> Any:
+    """Return what a process reports next."""
+    assert pipe.poll(PROCESS_SECONDS), "the process reports nothing"
+    return pipe.recv()
+
+
+# --- many at once
+
+
+def _write(path: str, writer: int, rounds: int) -> None:
+    """Put orders of one's own and one that all share, serve pages between."""
+    store = new_store(path)
+    for n in range(rounds):
+        store.put_orders([look(f"{writer}-{n}"), look("shared", shift(ago(300), n), tax_amount=float(n))])
+        store.serve_page(5, None, may_be_short=True)
+        store.take_request_slot(0.01)
+    store.close()
+
+
+def _write_in_threads(path: str, writer: int, rounds: int, result: Any) -> None:
+    database_module.BUSY_SECONDS = PROCESS_SECONDS  # the disk may be slow
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(lambda thread: _write(path, 2 * writer + thread, rounds), range(2)))
+    except StoreError as error:
+        result.send(str(error))
+    else:
+        result.send("done")
+
+
+def _take_slots(path: str, count: int, result: Any) -> None:
+    store = new_store(path, clock=Clock())
+    result.send([store.take_request_slot(0.5) for _ in range(count)])
+    store.close()
+
+
+def test_processes_and_threads_that_write_at_once_lose_nothing(store, path):
+    with contextlib.ExitStack() as stack:
+        pipes = [stack.enter_context(process(_write_in_threads, str(path), n, 25))[1] for n in range(3)]
+        assert [receive(pipe) for pipe in pipes] == ["done"] * 3
+    expected = {f"{writer}-{n}" for writer in range(6) for n in range(25)} | {"shared"}
+    assert set(ids(store)) == expected
+    assert store.get_order("shared").order["tax_amount"] == 24.0
+
+
+def test_processes_share_the_request_slots(store, path):
+    with contextlib.ExitStack() as stack:
+        pipes = [stack.enter_context(process(_take_slots, str(path), 10))[1] for _ in range(3)]
+        waits = sorted(wait for pipe in pipes for wait in receive(pipe))
+    assert waits == pytest.approx([0.5 * n for n in range(30)])
+
+
+# --- a file that others hold
+
+
+def _put_as_nobody(path: str, result: Any) -> None:
+    if os.geteuid() == 0:
+        os.setgid(65534)
+        os.setuid(65534)
+    try:
+        new_store(path).put_orders([look()])
+    except StoreError as error:
+        result.send(f"StoreError: {error}")
+    else:
+        result.send("put")
+
+
+def test_a_folder_that_cannot_be_written_is_a_store_error():
+    folder = tempfile.mkdtemp()  # not in tmp_path, which is closed to all other users
+    os.chmod(folder, 0o555)
+    try:
+        with process(_put_as_nobody, os.path.join(folder, "orders.db")) as (_, pipe):
+            assert receive(pipe).startswith("StoreError")
+    finally:
+        shutil.rmtree(folder)
+
+
+def _hold_write_lock(path: str, result: Any) -> None:
+    db = sqlite3.connect(path, isolation_level=None)
+    db.execute("BEGIN IMMEDIATE")
+    result.send("locked")
+    time.sleep(PROCESS_SECONDS)
+
+
+def _hold_directory_lock(path: str, result: Any) -> None:
+    fcntl.flock(os.open(os.path.dirname(path), os.O_RDONLY), fcntl.LOCK_EX)
+    result.send("locked")
+    time.sleep(PROCESS_SECONDS)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database_module, "BUSY_SECONDS", 0.3)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_file_locked_by_another_process_can_be_read_but_not_written(store, open_store, path):
+    store.put_orders([look("before")])
+    reader = open_store()
+    reader.marks()
+    with process(_hold_write_lock, str(path)) as (_, pipe):
+        assert receive(pipe) == "locked"
+        assert reader.get_order("before")
+        begun = time.monotonic()
+        with pytest.raises(StoreError, match="locked"):
+            reader.put_orders([look("during")])
+        assert time.monotonic() - begun < 5
+    assert reader.put_orders([look("after")]) == (1, 0)
+    assert reader.get_order("before")
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_folder_locked_by_another_process_is_a_store_error_in_time(open_store, path):
+    store = open_store()
+    with process(_hold_directory_lock, str(path)) as (_, pipe):
+        assert receive(pipe) == "locked"
+        begun = time.monotonic()
+        with pytest.raises(StoreError, match="another process"):
+            store.marks()
+        assert time.monotonic() - begun < 5
+    assert store.put_orders([look()]) == (1, 0)
+
+
+# --- processes that die
+
+
+def _write_batches(path: str, result: Any) -> None:
+    """Put batches of 50 orders for ever, and report each one that was acknowledged."""
+    store = new_store(path)
+    batch = 0
+    while True:
+        store.put_orders([look(f"{batch}-{n}") for n in range(50)])
+        result.send(batch)
+        batch += 1
+
+
+class _Stuck(dict):
+    """An order that stops the process in the middle of its transaction."""
+
+    def __init__(self, result: Any, order: Any):
+        super().__init__(order)
+        self._result = result
+
+    def get(self, *arguments: Any) -> Any:
+        self._result.send("in the middle")
+        time.sleep(PROCESS_SECONDS)
+        return super().get(*arguments)
+
+
+def _stop_within_a_batch(path: str, result: Any) -> None:
+    last = look("last")
+    stuck = Snapshot(last.id, _Stuck(result, last.order), last.at, last.source)
+    new_store(path).put_orders([look("first", status="contested"), look("new"), stuck])
+
+
+def batches(store: Store) -> dict[int, int]:
+    """Return how many orders of each batch are there."""
+    counts: dict[int, int] = {}
+    for order_id in ids(store):
+        counts[int(order_id.split("-")[0])] = counts.get(int(order_id.split("-")[0]), 0) + 1
+    return counts
+
+
+def check_integrity(path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+@pytest.mark.parametrize("acknowledgements", [1, 5, 20])
+def test_what_was_acknowledged_survives_a_kill_and_nothing_is_there_in_part(open_store, path, acknowledgements):
+    with process(_write_batches, str(path)) as (child, pipe):
+        acknowledged = [receive(pipe) for _ in range(acknowledgements)]
+        time.sleep(random.random() * 0.01)  # somewhere within a batch
+        os.kill(child.pid, signal.SIGKILL)
+        child.join(PROCESS_SECONDS)
+        with contextlib.suppress(EOFError):
+            while pipe.poll():
+                acknowledged.append(pipe.recv())
+    store = open_store()
+    store.set_marks(horizon=ago(DAY), complete=1)
+    there = batches(store)
+    assert set(acknowledged) <= set(there)
+    assert set(there.values()) == {50}
+    check_integrity(path)
+
+
+def test_a_kill_within_a_transaction_undoes_it_and_frees_the_file(store, path):
+    store.put_orders([look("first"), look("last")])
+    with process(_stop_within_a_batch, str(path)) as (child, pipe):
+        assert receive(pipe) == "in the middle"
+        os.kill(child.pid, signal.SIGKILL)
+        child.join(PROCESS_SECONDS)
+    assert (status(store, "first"), store.get_order("new")) == ("paid", None)
+    assert store.put_orders([look("after")]) == (1, 0)
+    check_integrity(path)
+
+
+def _die_with_a_lease(path: str, result: Any) -> None:
+    result.send(new_store(path, clock=Clock()).take_lease("refresh", "child", 30))
+    time.sleep(PROCESS_SECONDS)
+
+
+def test_the_lease_of_a_killed_process_is_free_after_its_time(store, path, clock):
+    with process(_die_with_a_lease, str(path)) as (_, pipe):
+        assert receive(pipe) is True
+    assert not store.take_lease("refresh", "ours", 30)
+    clock.move(30)
+    assert store.take_lease("refresh", "ours", 30)
