@@ -1,4 +1,4 @@
-"""What the tests share: a store, an AiFi, and bridges to it."""
+"""What the tests share: a store, a pace for AiFi's client, an AiFi, and bridges to it."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import aifi
 from store import Store
 from tests.support import HIGH, LOW, Clock, ago, look, new_store, page
 from times import DAY
@@ -55,6 +56,16 @@ def served(store: Store) -> Store:
     store.put_orders([look("low", LOW), look("high", HIGH)])
     assert len(page(store).summaries) == 2
     return store
+
+
+# --- AiFi's client
+
+
+@pytest.fixture
+def steady_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let retries come at once, and a machine under load be late itself."""
+    monkeypatch.setattr(aifi, "BACKOFF_SECONDS", 0.001)
+    monkeypatch.setattr(aifi, "SLOT_LATE_SECONDS", 60)
 
 
 # --- an AiFi, and bridges to it

@@ -1,10 +1,15 @@
-"""What tests of more than one layer are written with: tables of cases, and a store with a clock of our own."""
+"""What tests of more than one layer are written with: a store with a clock of our own, and AiFi's client."""
 
 import json
+import logging
 import time
+import traceback
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
+from aifi import AifiError, Client, Token
 from database import Database
 from orders import DETAIL, HISTORY, LIST, Snapshot
 from store import Page, Store, layout
@@ -12,11 +17,16 @@ from times import shift, utc_seconds
 
 NOW = "2025-11-01T12:00:00.000Z"
 API = [HISTORY, LIST, DETAIL]
+TOKEN_URL = "https://auth.aifi.test/token"
+STATIC, SECRET = "static-access-token", "very-secret-client-secret"
 
 
 def table(cases: dict[str, Any]) -> dict[str, Any]:
     """Return a table of cases by id as arguments for `parametrize`."""
     return {"argvalues": list(cases.values()), "ids": list(cases)}
+
+
+# --- a store
 
 
 class Clock:
@@ -78,3 +88,18 @@ def status(store: Store, order_id: str = "1") -> str:
 def new_store(path: object, origin: str = "", clock: Callable[[], float] = time.time) -> Store:
     """Return a store on that file."""
     return Store(Database(str(path), layout({"origin": origin}), clock))
+
+
+# --- AiFi's client
+
+
+def credentials(url: str = TOKEN_URL, scope: str = "") -> Token:
+    return Token(client_id="the-client", client_secret=SECRET, url=url, scope=scope)
+
+
+def assert_nothing_is_told(client: Client, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    with pytest.raises(AifiError) as failure:
+        client.get("/orders")
+    told = "".join(traceback.format_exception(failure.value)) + repr(failure.value) + caplog.text
+    assert [secret for secret in (SECRET, "token-1", "token-2") if secret in told] == []
