@@ -1,5 +1,6 @@
 """What the tests share: a store, a pace for AiFi's client, an AiFi, and bridges to it."""
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -66,6 +67,18 @@ def steady_pace(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let retries come at once, and a machine under load be late itself."""
     monkeypatch.setattr(aifi, "BACKOFF_SECONDS", 0.001)
     monkeypatch.setattr(aifi, "SLOT_LATE_SECONDS", 60)
+
+
+# --- the app
+
+
+@pytest.fixture
+def same_log() -> Iterator[None]:
+    """Put the bridge's logger back as it was."""
+    logger = logging.getLogger("bridge")
+    handlers, level = logger.handlers[:], logger.level
+    yield
+    logger.handlers[:], logger.level = handlers, level
 
 
 # --- an AiFi, and bridges to it

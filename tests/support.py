@@ -1,4 +1,4 @@
-"""What tests of more than one layer are written with: a store with a clock of our own, and AiFi's client."""
+"""What tests of more than one layer are written with: a store with a clock of our own, AiFi's client, settings."""
 
 import json
 import logging
@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 
 from aifi import AifiError, Client, Token
+from config import Config
 from database import Database
 from orders import DETAIL, HISTORY, LIST, Snapshot
 from store import Page, Store, layout
 from times import shift, utc_seconds
 
 NOW = "2025-11-01T12:00:00.000Z"
+ENOUGH = {"AIDE_API_KEY": "aide-key", "AIFI_ACCESS_TOKEN": "aifi-token"}
 API = [HISTORY, LIST, DETAIL]
 TOKEN_URL = "https://auth.aifi.test/token"
 STATIC, SECRET = "static-access-token", "very-secret-client-secret"
@@ -103,3 +105,11 @@ def assert_nothing_is_told(client: Client, caplog: pytest.LogCaptureFixture) -> 
         client.get("/orders")
     told = "".join(traceback.format_exception(failure.value)) + repr(failure.value) + caplog.text
     assert [secret for secret in (SECRET, "token-1", "token-2") if secret in told] == []
+
+
+# --- the configuration
+
+
+def read(**variables: str) -> Config:
+    """Read a sufficient environment with these variables."""
+    return Config.from_environment({**ENOUGH, **variables})

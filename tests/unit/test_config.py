@@ -1,18 +1,10 @@
 """What the operator sets, and what the bridge says when it is of no use."""
 
-import logging
-import socket
-import subprocess
-import sys
-from collections.abc import Iterator
-
 import pytest
 
-from app import create_app
 from config import VARIABLES, Config, ConfigError
-from tools.harness import PROJECT
+from tests.support import ENOUGH, read
 
-ENOUGH = {"AIDE_API_KEY": "aide-key", "AIFI_ACCESS_TOKEN": "aifi-token"}
 SECRETS = {
     "AIDE_API_KEY": "secret-of-aide",
     "AIFI_ACCESS_TOKEN": "secret-of-aifi",
@@ -20,11 +12,6 @@ SECRETS = {
     "AIFI_CLIENT_SECRET": "secret-of-client",
     "AIFI_WEBHOOK_SECRET": "secret-of-webhooks",
 }
-
-
-def read(**variables: str) -> Config:
-    """Read a sufficient environment with these variables."""
-    return Config.from_environment({**ENOUGH, **variables})
 
 
 def problems(environment: dict[str, str]) -> list[str]:
@@ -219,73 +206,3 @@ def test_no_secret_is_told_with_a_problem():
 def test_a_malformed_variable_that_may_hold_a_secret_is_not_repeated(name):
     [problem] = problems({**ENOUGH, name: "ftp://name:pass\nword@host/?token=hidden"})
     assert not [part for part in ("pass", "word", "hidden") if part in problem]
-
-
-# --- create_app
-
-
-@pytest.fixture
-def _same_log() -> Iterator[None]:
-    """Put the bridge's logger back as it was."""
-    logger = logging.getLogger("bridge")
-    handlers, level = logger.handlers[:], logger.level
-    yield
-    logger.handlers[:], logger.level = handlers, level
-
-
-@pytest.fixture
-def listener() -> Iterator[socket.socket]:
-    """Listen where AiFi would be, and let nobody in."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.setblocking(False)
-        yield listener
-
-
-@pytest.mark.usefixtures("_same_log")
-def test_create_app_opens_no_file_and_no_connection(tmp_path, listener):
-    address = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    create_app(
-        read(
-            AIFI_BASE_URL=address,
-            AIFI_TOKEN_URL=address,
-            PAYMENT_WEBHOOK_URL=address,
-            DATABASE_PATH=str(tmp_path / "orders.db"),
-        )
-    )
-    assert list(tmp_path.iterdir()) == []
-    with pytest.raises(BlockingIOError):
-        listener.accept()
-
-
-@pytest.mark.usefixtures("_same_log")
-def test_create_app_reads_the_environment(tmp_path, monkeypatch):
-    for name in VARIABLES:
-        monkeypatch.delenv(name, raising=False)
-    for name, text in {**ENOUGH, "DATABASE_PATH": str(tmp_path / "mine.db"), "AIFI_CURRENCY": "SEK"}.items():
-        monkeypatch.setenv(name, text)
-    config = create_app().extensions["bridge"].config
-    assert config == read(DATABASE_PATH=str(tmp_path / "mine.db"), AIFI_CURRENCY="SEK")
-
-
-@pytest.mark.usefixtures("_same_log")
-def test_create_app_ends_a_start_without_a_key_and_says_what_to_set(monkeypatch):
-    for name in VARIABLES:
-        monkeypatch.delenv(name, raising=False)
-    with pytest.raises(SystemExit) as end:
-        create_app()
-    assert "AIDE_API_KEY" in str(end.value)
-    assert "AIFI_ACCESS_TOKEN" in str(end.value)
-
-
-def test_importing_a_module_starts_nothing(tmp_path):
-    code = "import app, aifi, store, threading, os; print(threading.active_count(), os.listdir('.'))"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(PROJECT), "PYTHONDONTWRITEBYTECODE": "1"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert (done.stdout, done.stderr) == ("1 []\n", "")
