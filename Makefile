@@ -4,13 +4,18 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help bench demo fuzz pictures run test
+.PHONY: help bench check demo fuzz pictures run test
 
 help: ## Show the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 bench: $(READY) ## Measure the bridge beside its limits, in 10 minutes; QUICK=1 in 90 seconds
 	@$(BIN)/python -m tools.bench $(if $(QUICK),--quick)
+
+check: $(READY) ## Check the style and run the unit tests, in less than a minute
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest --numprocesses 2 tests/unit
 
 demo: $(READY) ## Try the bridge with a sandbox AiFi; Ctrl-C ends both
 	@$(BIN)/python -m tools.demo
@@ -24,10 +29,8 @@ pictures: $(READY) ## Take the README's pictures of the demo; needs Chromium
 run: $(READY) ## Serve by the Procfile, with the environment's settings or those in .env
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/honcho --no-prefix start --port $${PORT:-8000} web
 
-test: $(READY) ## Check the style and run all tests
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest --numprocesses 4 --dist loadfile  # most of them wait most of the time
+test: check ## Run all tests: those of `make check`, the whole system, random histories
+	$(BIN)/python -m pytest --numprocesses 4 --dist loadfile tests/system tests/histories  # which mostly wait
 
 # The virtual environment, made anew when the requirements change.
 $(READY): requirements.txt requirements-dev.txt
