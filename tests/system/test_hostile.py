@@ -21,6 +21,7 @@ import requests
 
 from store import MAX_CUSTOMERS, MAX_UNCONFIRMED
 from tests.conftest import BRIDGES
+from tests.system.support import opened, query, walk
 from tools.harness import AIDE_KEY, PROJECT, WEBHOOK_SECRET, Bridge
 from tools.sandbox import Sandbox
 from translation import MAX_ORDER_BYTES
@@ -269,9 +270,7 @@ def test_what_is_no_http_does_not_harm_the_next_request(world, line):
 
 def stored(bridge: Bridge) -> list[tuple]:
     """Return what the bridge keeps of webhooks and lists: every row of an order or customer."""
-    with database(bridge) as connection:
-        queries = ("SELECT * FROM orders ORDER BY id", "SELECT * FROM customers ORDER BY id")
-        return [row for query in queries for row in connection.execute(query)]
+    return [row for table in ("orders", "customers") for row in query(bridge, f"SELECT * FROM {table} ORDER BY id")]
 
 
 ODD_VALUES = (
@@ -413,7 +412,7 @@ def test_no_broken_webhook_is_a_failure_and_nothing_is_kept_of_a_refused_one(sta
     assert stored(untouched) == []
 
     # And what was kept of the others does not harm Aide.
-    kept = [order for page in bridge.walk(100) for order in page["orders"]]
+    kept = walk(bridge, 100)
     assert len(kept) >= 40
     for order in kept[::20]:
         response = bridge.get("/v1/orders/" + quote(order["id"], safe=""))
@@ -486,15 +485,9 @@ def test_no_text_of_a_webhook_is_stored_at_any_length(world):
     assert sum(len(str(row)) for row in stored(bridge)) < size + 5_000
 
 
-@contextlib.contextmanager
-def database(bridge: Bridge) -> Iterator[sqlite3.Connection]:
-    with contextlib.closing(sqlite3.connect(bridge.environment["DATABASE_PATH"], timeout=10)) as connection, connection:
-        yield connection
-
-
 def copy_order(bridge: Bridge, order_id: int, copies: list[dict]) -> None:
     """Add copies of a stored order, each with some columns changed."""
-    with database(bridge) as connection:
+    with opened(bridge) as connection:
         connection.row_factory = sqlite3.Row
         row = dict(connection.execute("SELECT * FROM orders WHERE id = ?", (str(order_id),)).fetchone())
         places = ", ".join(f":{name}" for name in row)
@@ -504,8 +497,7 @@ def copy_order(bridge: Bridge, order_id: int, copies: list[dict]) -> None:
 
 
 def count(bridge: Bridge, sql: str) -> int:
-    with database(bridge) as connection:
-        return connection.execute(sql).fetchone()[0]
+    return query(bridge, sql)[0][0]
 
 
 @pytest.mark.parametrize("denied", [True, False], ids=["denied by AiFi", "not asked about yet"])
@@ -528,7 +520,7 @@ def test_customers_are_bounded(start_bridge, sandbox):
     bridge.get("/v1/latest_orders")
     times = (f"2025-11-01T00:00:{number // 1000:02d}.{number % 1000:03d}Z" for number in range(MAX_CUSTOMERS))
     rows = [(str(10**10 + number), "{}", known_at, known_at) for number, known_at in enumerate(times)]
-    with database(bridge) as connection:
+    with opened(bridge) as connection:
         connection.executemany("INSERT INTO customers (id, body, aifi_at, known_at) VALUES (?, ?, ?, ?)", rows)
     for number in range(3):
         body = sandbox.customer_webhook(11)

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import requests
 
+from tests.system.support import ids, walk
 from tools.harness import AIDE_KEY, WEBHOOK_SECRET, Bridge
 from tools.sandbox import Sandbox
 
@@ -113,6 +114,6 @@ def test_many_clients_at_once_meet_no_failure_and_lose_nothing(start_bridge, san
         assert word not in bridge.log()
     assert len(bridge.worker_pids()) == WORKERS
 
-    met = {order["id"] for page in bridge.walk(100) for order in page["orders"]}
+    met = set(ids(walk(bridge, 100)))
     assert set(map(str, load.acknowledged)) <= met
     assert set(map(str, orders)) <= met

@@ -1,7 +1,6 @@
 """What the operator is told when something is wrong, by the commands, and in the log."""
 
 import concurrent.futures
-import html
 import os
 import pty
 import re
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.system.support import health, ids, oauth, page_text, small_disk, walk
 from tools.harness import AIDE_KEY, PROJECT, WEBHOOK_SECRET, Bridge, free_port, wait_until
 from tools.sandbox import Sandbox
 
@@ -51,18 +51,6 @@ def flask(bridge: Bridge, *words: str, **environment: object) -> subprocess.Comp
         timeout=COMMAND_SECONDS,
         check=False,
     )
-
-
-def page_text(bridge: Bridge) -> str:
-    response = bridge.request("GET", "/", auth=("operator", AIDE_KEY))
-    assert response.status_code == 200, response.text
-    return html.unescape(response.text)
-
-
-def health(bridge: Bridge) -> dict:
-    response = bridge.get("/healthz", key=None)
-    assert response.status_code == 200, response.text
-    return response.json()
 
 
 def causes(bridge: Bridge) -> list[str]:
@@ -122,29 +110,13 @@ def no_webhook_secret(start: Callable[..., Bridge], sandbox: Sandbox, _) -> Iter
 
 @contextmanager
 def full_disk(start: Callable[..., Bridge], sandbox: Sandbox, folder: Path) -> Iterator[Bridge]:
-    with small_disk(folder) as disk:
+    with small_disk(folder, megabytes=32) as disk:
         bridge = start(DATABASE_PATH=disk / "orders.db")
         bridge.orders()
         with (disk / "ballast").open("wb", buffering=0) as ballast:
             ballast.write(b"x" * shutil.disk_usage(disk).free)
         yield bridge
         bridge.stop()
-
-
-@contextmanager
-def small_disk(folder: Path) -> Iterator[Path]:
-    """Mount a disk of 32 MB, which only root can; where everything is checked, not being able to is a failure."""
-    disk = folder / "disk"
-    disk.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", disk]
-    mounting = subprocess.run(command, capture_output=True, text=True, check=False)
-    if mounting.returncode:
-        refuse = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
-        refuse(f"no disk can be mounted here: {mounting.stderr.strip()}")
-    try:
-        yield disk
-    finally:
-        subprocess.run(["umount", "--lazy", disk], check=True)
 
 
 @pytest.mark.parametrize(
@@ -393,7 +365,7 @@ def test_backfill_that_was_interrupted_goes_on_where_it_was(bridge, sandbox, ter
     read_now = int(re.search(r"([\d,]+) older orders read", output)[1].replace(",", ""))
     assert 4000 <= known + read_now <= 4010, "only the orders of the very time that was reached come twice"
     assert "complete" in flask(bridge, "status").stdout
-    assert sorted(ids(bridge)) == sorted(map(str, sandbox.order_ids()))
+    assert sorted(ids(walk(bridge, 100))) == sorted(map(str, sandbox.order_ids()))
 
 
 def mirrored(bridge: Bridge) -> int:
@@ -408,10 +380,6 @@ def horizon(bridge: Bridge) -> str:
 def later(minute: str) -> str:
     """Return a text that sorts after all moments of this minute."""
     return minute + "~"
-
-
-def ids(bridge: Bridge) -> list[str]:
-    return [order["id"] for page in bridge.walk(100) for order in page["orders"]]
 
 
 def test_backfill_without_a_terminal_prints_no_control_characters(bridge, sandbox):
@@ -472,10 +440,7 @@ def personal_data(sandbox: Sandbox) -> list[str]:
 
 def test_the_log_tells_no_secret_and_no_personal_data(start_bridge, sandbox):
     bridge = start_bridge(
-        AIFI_ACCESS_TOKEN=None,
-        AIFI_CLIENT_ID=sandbox.client_id,
-        AIFI_CLIENT_SECRET=sandbox.client_secret,
-        AIFI_TOKEN_URL=sandbox.token_url,
+        **oauth(sandbox),
         PAYMENT_WEBHOOK_URL="http://127.0.0.1:9/pay?key=payment-secret",
         LOG_LEVEL="DEBUG",
         REFRESH_SECONDS=0,

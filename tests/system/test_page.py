@@ -13,6 +13,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
 from tests.conftest import BRIDGES
+from tests.system.support import page_source
 from tools.browser import MISSING, find_chromium, open_chromium
 from tools.harness import AIDE_KEY, WEBHOOK_SECRET, Bridge, wait_until
 from tools.sandbox import Sandbox
@@ -55,12 +56,12 @@ def troubled(tmp_path_factory) -> Iterator[Bridge]:
     """Run a bridge that has every kind of trouble to show at once."""
     with Sandbox() as sandbox, Bridge(sandbox, tmp_path_factory.mktemp("trouble"), REFRESH_SECONDS=0) as bridge:
         sandbox.seed_orders(20, days=1)
-        source(bridge)  # which fills the mirror
+        page_source(bridge)  # which fills the mirror
         bridge.get("/v1/latest_orders", key="wrong")
         bridge.webhook({}, secret="wrong")
         bridge.webhook({})
         sandbox.revoke_tokens(static=True)
-        wait_until(lambda: "refuses the access token" in source(bridge), what="the page to know of the refusal")
+        wait_until(lambda: "refuses the access token" in page_source(bridge), what="the page to know of the refusal")
         yield bridge
 
 
@@ -97,12 +98,6 @@ def visit(chromium) -> Iterator[Callable[..., Page]]:
 def push(bridge: Bridge, body: dict) -> requests.Response:
     """Push a webhook as AiFi does that was given the URL with the secret."""
     return bridge.request("POST", f"/webhooks/aifi?token={quote(HARD_SECRET, safe='')}", json=body)
-
-
-def source(bridge: Bridge, path: str = "/", **headers: str) -> str:
-    response = bridge.request("GET", path, auth=("anybody", AIDE_KEY), headers=headers)
-    assert response.status_code == 200, response.text
-    return response.text
 
 
 # --- who may see it
@@ -360,7 +355,7 @@ def test_the_policy_forbids_everything_that_is_not_the_pages_own(bridge):
 
 
 def test_each_answer_has_a_nonce_of_its_own(bridge):
-    nonces = re.findall(r'nonce="([^"]+)"', source(bridge) + source(bridge))
+    nonces = re.findall(r'nonce="([^"]+)"', page_source(bridge) + page_source(bridge))
     assert len(nonces) == 4  # a style and a script each
     assert len(set(nonces)) == 2
 
@@ -422,14 +417,16 @@ def test_the_page_loads_nothing_from_elsewhere_and_complains_of_nothing(bridge, 
 def test_what_a_webhook_says_never_becomes_markup(bridge, aifi, change):
     body = {**aifi.webhook(aifi.checkout()), **change}
     assert push(bridge, body).status_code in (200, 400)
-    assert MARKUP not in source(bridge)
+    assert MARKUP not in page_source(bridge)
 
 
 def test_what_the_page_repeats_of_a_webhook_is_text(bridge, aifi, visit):
     body = aifi.webhook(aifi.checkout(), with_order_id=False)
     body["session"]["sessionId"] = MARKUP
     # Of many webhooks at once not each is noted, so it is pushed until it is.
-    wait_until(lambda: push(bridge, body).ok and html.escape(MARKUP) in source(bridge), what="the webhook on the page")
+    wait_until(
+        lambda: push(bridge, body).ok and html.escape(MARKUP) in page_source(bridge), what="the webhook on the page"
+    )
     page = visit(bridge)
     expect(page.locator("#figures")).to_contain_text(MARKUP)
     assert page.locator("img").count() == 0
@@ -448,7 +445,7 @@ def test_what_a_host_header_says_never_becomes_markup(bridge, host):
 
 def shown_url(bridge: Bridge, **headers: str) -> str:
     names = {name.replace("_", "-"): value for name, value in headers.items()}
-    return re.search(r'id="aide-url">([^<]*)<', source(bridge, **names))[1]
+    return re.search(r'id="aide-url">([^<]*)<', page_source(bridge, **names))[1]
 
 
 def test_behind_the_platforms_router_the_public_url_is_shown(bridge):

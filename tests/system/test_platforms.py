@@ -20,6 +20,7 @@ import requests
 import yaml
 
 from tests.conftest import BRIDGES
+from tests.system.support import walk
 from tools.harness import AIDE_KEY, PROJECT, WEBHOOK_SECRET, Bridge, wait_until
 from tools.sandbox import Sandbox
 
@@ -154,7 +155,7 @@ def platform(request, sandbox, tmp_path) -> Iterator[Callable[..., Platform]]:
 
 def walked(bridge: Bridge) -> dict[str, str]:
     """Return what tells Aide of a change: `updated_at` by id."""
-    return {order["id"]: order["updated_at"] for page in bridge.walk(100) for order in page["orders"]}
+    return {order["id"]: order["updated_at"] for order in walk(bridge, 100)}
 
 
 def assert_main_job(bridge: Bridge, sandbox: Sandbox) -> dict[str, str]:
