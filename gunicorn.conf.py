@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+from collections.abc import MutableMapping
 from typing import Any
 from urllib.parse import quote
 
@@ -10,7 +11,8 @@ from gunicorn.glogging import Logger
 
 from config import read_config
 
-# The Procfile hands WEB_CONCURRENCY over as WORKERS: gunicorn reads it too, and ends in a traceback if it is no number.
+# The Procfile hands WEB_CONCURRENCY over as WORKERS: gunicorn reads it too, and ends in a traceback if it is not a
+# number. It also unsets GUNICORN_CMD_ARGS, which the platforms set: what it says would replace what this file says.
 workers_text = os.environ.get("WORKERS") or os.environ.get("WEB_CONCURRENCY", "")
 settings = read_config({**os.environ, "WEB_CONCURRENCY": workers_text})  # `config` is a name of gunicorn's own
 
@@ -29,12 +31,12 @@ class BridgeLogger(Logger):
         super().setup(cfg)
         self.error_log.addFilter(_hide_queries)
 
-    def atoms(self, resp: Any, req: Any, environ: dict[str, Any], request_time: Any) -> dict[str, Any]:
+    def atoms(self, resp: Any, req: Any, environ: MutableMapping[str, Any], request_time: Any) -> Any:
         """Return the values of a log line; the path is escaped again, so that a line stays one line."""
         values = super().atoms(resp, req, environ, request_time)
         return {**values, "U": quote(environ.get("PATH_INFO", ""), encoding="latin-1")}
 
-    def access(self, resp: Any, req: Any, environ: dict[str, Any], request_time: Any) -> None:
+    def access(self, resp: Any, req: Any, environ: MutableMapping[str, Any], request_time: Any) -> None:
         """Log one answer, except the good ones to the platform's health check, every few seconds."""
         if environ.get("PATH_INFO") != "/healthz" or str(resp.status)[:3] != "200":
             super().access(resp, req, environ, request_time)
@@ -57,7 +59,7 @@ preload_app = True  # a wrong configuration ends the start once, in words, inste
 
 timeout = 30
 graceful_timeout = 25  # Heroku and Render send SIGKILL 30 s after SIGTERM
-keepalive = 100  # longer than the 90 s of Heroku's router, so that it is never us who closes under a request
+keepalive = 100  # longer than the 90 s of Heroku's router, so that the bridge never closes a connection under a request
 
 # Heartbeats are kept in memory: a full or slow disk must not make a worker look dead.
 worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108

@@ -64,8 +64,13 @@ def test_heroku_offers_exactly_the_variables_of_the_app():
     assert set(heroku()["env"]) == set(VARIABLES) - GIVEN_BY_THE_PLATFORM
 
 
-def test_render_offers_exactly_the_variables_of_the_app():
-    assert set(render_variables()) == set(VARIABLES) - GIVEN_BY_THE_PLATFORM
+def test_render_asks_for_the_credentials_of_aifi_alone():
+    assert {name for name, variable in render_variables().items() if variable.get("sync") is False} == CREDENTIALS
+
+
+def test_render_leaves_to_the_dashboard_what_an_operator_may_change():
+    # A value of the blueprint is set anew at every sync.
+    assert set(render_variables()) == SECRETS | CREDENTIALS | {"WEB_CONCURRENCY"}
 
 
 def test_heroku_explains_every_variable():
@@ -77,16 +82,15 @@ def test_both_platforms_make_the_secrets():
     assert {name for name, variable in render_variables().items() if variable.get("generateValue")} == SECRETS
 
 
-def test_both_platforms_ask_for_the_credentials_and_demand_neither_kind():
+def test_heroku_asks_for_the_credentials_and_demands_neither_kind():
     assert all(heroku()["env"][name].get("required") is False for name in CREDENTIALS)
     assert not any("value" in heroku()["env"][name] for name in CREDENTIALS)
-    assert all(render_variables()[name].get("sync") is False for name in CREDENTIALS)
 
 
-def test_both_platforms_start_from_the_same_values():
-    ours = {name: variable["value"] for name, variable in heroku()["env"].items() if "value" in variable}
-    theirs = {name: variable["value"] for name, variable in render_variables().items() if "value" in variable}
-    assert ours == theirs
+@pytest.mark.parametrize("variables", [heroku()["env"], render_variables()], ids=["Heroku", "Render"])
+def test_both_platforms_start_from_the_defaults(variables):
+    given = {name: variable["value"] for name, variable in variables.items() if "value" in variable}
+    assert given == {name: VARIABLES[name] for name in given}
 
 
 # --- the files are what the platforms take
@@ -178,10 +182,34 @@ def test_a_procfile_runner_can_start_it(sandbox, tmp_path):
     assert "Shutting down: Master" in bridge.log()
 
 
-def test_it_runs_as_the_platforms_start_it(start_bridge):
-    # What Heroku's buildpack and Render set for every gunicorn.
-    bridge = start_bridge(GUNICORN_CMD_ARGS="--preload --access-logfile -", FORWARDED_ALLOW_IPS="*", WEB_CONCURRENCY=2)
-    assert bridge.orders()["orders"] is not None
+# What Heroku's buildpack and Render set for every gunicorn.
+HEROKU_ARGUMENTS = "--access-logfile -"
+RENDER_ARGUMENTS = "--preload --access-logfile - --bind=0.0.0.0:10000"
+
+
+@pytest.mark.parametrize("arguments", [HEROKU_ARGUMENTS, RENDER_ARGUMENTS], ids=["Heroku", "Render"])
+def test_what_the_platforms_tell_gunicorn_replaces_no_promise_of_the_variables(start_bridge, arguments):
+    platform = {"GUNICORN_CMD_ARGS": arguments, "FORWARDED_ALLOW_IPS": "*"}
+    bridge = start_bridge(**platform, LOG_LEVEL="WARNING", WEB_CONCURRENCY=2)
+    assert bridge.orders()["orders"] is not None, "it listens at PORT"
+    bridge.wait_for_workers(2)
+    bridge.terminate()
+    assert bridge.log() == ""
+
+
+def test_a_misspelt_variable_is_named_at_the_start(start_bridge):
+    bridge = start_bridge(AIFI_CURENCY="EUR", WEB_CONCURRENCY=2)
+    lines = [line for line in bridge.log().splitlines() if "AIFI_CURENCY" in line]
+    assert len(lines) == 1
+    assert "WARNING AIFI_CURENCY is not a variable of the bridge, but AIFI_CURRENCY is" in lines[0]
+
+
+def test_a_bridge_that_would_pay_itself_does_not_start(start_bridge):
+    own = {"PORT": 8123, "PAYMENT_WEBHOOK_URL": "http://127.0.0.1:8123/webhooks/aifi"}
+    bridge = start_bridge(wait=False, **own)
+    assert bridge.wait(seconds=20) == 1
+    assert "PAYMENT_WEBHOOK_URL is the bridge's own webhook URL: set it to" in bridge.log()
+    assert "Traceback" not in bridge.log()
 
 
 def test_it_writes_nothing_beside_its_code(sandbox, tmp_path):

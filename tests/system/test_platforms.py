@@ -7,6 +7,7 @@ that stays. Both choose the port, and send SIGTERM to all processes, and SIGKILL
 
 import concurrent.futures
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -21,6 +22,7 @@ import yaml
 
 from tests.conftest import BRIDGES
 from tests.system.support import walk
+from tests.system.test_deploy import HEROKU_ARGUMENTS, RENDER_ARGUMENTS
 from tools.harness import AIDE_KEY, PROJECT, WEBHOOK_SECRET, Bridge, wait_until
 from tools.sandbox import Sandbox
 
@@ -108,7 +110,7 @@ class Heroku(Platform):
         clone(self.code)
 
     def variables(self) -> dict[str, object]:
-        return {"DYNO": "web.1", "GUNICORN_CMD_ARGS": "--access-logfile -", "DATABASE_PATH": "orders.db"}
+        return {"DYNO": "web.1", "GUNICORN_CMD_ARGS": HEROKU_ARGUMENTS, "DATABASE_PATH": "orders.db"}
 
     def command(self) -> str:
         return f"{Path(sys.executable).parent / 'honcho'} --no-prefix --env /dev/null start web"
@@ -126,7 +128,7 @@ class Render(Platform):
     def variables(self) -> dict[str, object]:
         (self.folder / "disk").mkdir(exist_ok=True)
         disk = self.folder / "disk" / "orders.db"
-        return {"RENDER": "true", "GUNICORN_CMD_ARGS": "--preload --access-logfile -", "DATABASE_PATH": disk}
+        return {"RENDER": "true", "GUNICORN_CMD_ARGS": RENDER_ARGUMENTS, "DATABASE_PATH": disk}
 
     def command(self) -> str:
         [service] = yaml.safe_load((self.code / "render.yaml").read_text())["services"]
@@ -199,6 +201,13 @@ def test_it_listens_on_the_given_port_with_the_given_number_of_workers(platform)
 
     wait_until(lambda: len(listening()) == 3, what="the master and two workers, who inherit its socket")
     assert listening() == [{bridge.port}] * 3
+
+
+def test_the_level_of_the_log_is_the_operators_choice(platform, sandbox):
+    service = platform(LOG_LEVEL="WARNING")
+    assert_main_job(service.start(), sandbox)
+    service.end(signal.SIGTERM)
+    assert re.findall(r"(?:GET|POST) /.*", service.bridges[-1].log()) == []
 
 
 def listening_ports(process: psutil.Process) -> set[int]:
