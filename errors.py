@@ -11,12 +11,16 @@ class Cause(str, Enum):
     AIFI_UNAVAILABLE = "aifi_unavailable"
     DATABASE_UNAVAILABLE = "database_unavailable"
     DISK_FULL = "disk_full"
+    NO_ORDERS = "no_orders"
     AIDE_KEY_WRONG = "aide_key_wrong"
+    AIDE_SILENT = "aide_silent"
     WEBHOOK_SECRET_MISSING = "webhook_secret_missing"  # noqa: S105 - a name
     WEBHOOK_SECRET_WRONG = "webhook_secret_wrong"  # noqa: S105 - a name
     WEBHOOK_REFUSED = "webhook_refused"
     PUBLIC_URL_UNREACHABLE = "public_url_unreachable"
     PAYMENT_ENDPOINT_FAILED = "payment_endpoint_failed"
+    SEVERAL_INSTANCES = "several_instances"
+    VARIABLE_MISSPELT = "variable_misspelt"
 
     __str__ = str.__str__
 

@@ -34,6 +34,7 @@ def test_two_variables_are_enough():
     assert (config.refresh_seconds, config.refresh_wait_seconds) == (30, 3)
     assert (config.store_ids, config.roles, config.currency) == ((), (), "")
     assert (config.database_path, config.log_level) == ("orders.db", "INFO")
+    assert config.filters == {}
 
 
 @pytest.mark.parametrize("nothing", ["", " ", "\t\n"], ids=["empty", "blank", "other blanks"])
@@ -114,6 +115,164 @@ def test_a_setting_of_the_app_is_read(name, text, field, value):
     assert getattr(read(**{name: text}), field) == value
 
 
+# --- what was pasted with it
+
+
+@pytest.mark.parametrize(
+    "pasted",
+    [
+        '"key"',
+        "'key'",
+        "“key”",
+        "`key`",
+        "Bearer key",
+        "bearer  key",
+        "Authorization: Bearer key",
+        '"Bearer key"',
+        "Bearer 'key'",
+        "\u200bkey\ufeff",
+        "\u00a0key\r\n",
+    ],
+    ids=ascii,
+)
+@pytest.mark.parametrize("name", ["AIDE_API_KEY", "AIFI_ACCESS_TOKEN", "AIFI_CLIENT_SECRET", "AIFI_WEBHOOK_SECRET"])
+def test_quotes_blanks_and_the_word_bearer_are_not_part_of_a_key(name, pasted):
+    assert read(**{name: pasted}) == read(**{name: "key"})
+
+
+@pytest.mark.parametrize("text", ['"one","two"', '"one,two"', "Bearer one, 'two'"])
+def test_each_of_several_keys_may_be_quoted(text):
+    assert read(AIDE_API_KEY=text).aide_api_keys == ("one", "two")
+
+
+@pytest.mark.parametrize("key", ['a"b', '"a"b"', "it's", "bearer", "bearer-of-news"])
+def test_what_may_be_part_of_a_key_is(key):
+    assert read(AIDE_API_KEY=key).aide_api_keys == (key,)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "field", "value"),
+    [
+        ("AIFI_STORE_ID", '"3", "4"', "store_ids", ("3", "4")),
+        ("AIFI_CURRENCY", "'eur'", "currency", "EUR"),
+        ("REFRESH_SECONDS", '"60"', "refresh_seconds", 60),
+        ("DATABASE_PATH", '"/data/orders.db"', "database_path", "/data/orders.db"),
+    ],
+)
+def test_quotes_are_not_part_of_any_value(name, text, field, value):
+    assert getattr(read(**{name: text}), field) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "url"),
+    [
+        ("oasis-api.shop.oasis.aifi.com", "https://oasis-api.shop.oasis.aifi.com/api/admin/v2"),
+        ("https://oasis-api.shop.oasis.aifi.com/", "https://oasis-api.shop.oasis.aifi.com/api/admin/v2"),
+        ("api.aifi.com/api/admin/v3/", "https://api.aifi.com/api/admin/v3"),
+        ("localhost:5000", "http://localhost:5000/api/admin/v2"),
+        ('"https://api.aifi.com"', "https://api.aifi.com/api/admin/v2"),
+    ],
+)
+def test_a_bare_host_of_aifi_gets_scheme_and_path(text, url):
+    assert read(AIFI_BASE_URL=text).base_url == url
+
+
+def test_a_payment_endpoint_gets_the_scheme_and_keeps_its_path():
+    assert read(PAYMENT_WEBHOOK_URL="pay.example/").payment_webhook_url == "https://pay.example/"
+    assert read(PAYMENT_WEBHOOK_URL="pay.example/x/?y=1").payment_webhook_url == "https://pay.example/x/?y=1"
+
+
+# --- the bridge's own address
+
+RENDER = {"RENDER_EXTERNAL_URL": "https://shop.onrender.com"}
+HEROKU = {"HEROKU_APP_DEFAULT_DOMAIN_NAME": "shop-1a2b.herokuapp.com"}
+
+
+def test_the_platform_tells_where_the_bridge_is_reached():
+    assert read(**RENDER).public_url == "https://shop.onrender.com"
+    assert read(**HEROKU).public_url == "https://shop-1a2b.herokuapp.com"
+    assert read().public_url == ""
+
+
+@pytest.mark.parametrize(
+    ("url", "environment"),
+    [
+        ("https://shop.onrender.com/webhooks/aifi", RENDER),
+        ("http://SHOP.onrender.com:80//webhooks/aifi/?token=x", RENDER),
+        ("https://shop-1a2b.herokuapp.com/webhooks/aifi", HEROKU),
+        ("http://localhost:8000/webhooks/aifi", {}),
+        ("http://127.0.0.1:5001/webhooks/aifi", {"PORT": "5001"}),
+        ("http://[::1]:8000/webhooks/aifi", {}),
+    ],
+)
+def test_the_bridge_cannot_be_its_own_payment_endpoint(url, environment):
+    [problem] = problems({**ENOUGH, **environment, "PAYMENT_WEBHOOK_URL": url})
+    assert "PAYMENT_WEBHOOK_URL is the bridge's own" in problem
+    assert "set it to" in problem
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["https://shop.onrender.com/pay", "https://pay.example/webhooks/aifi", "http://localhost:8001/webhooks/aifi"],
+)
+def test_another_service_may_be_the_payment_endpoint(url):
+    assert read(**RENDER, PAYMENT_WEBHOOK_URL=url).payment_webhook_url == url
+
+
+# --- misspelt variables
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("AIFI_STORE_IDS", "AIFI_STORE_ID"),
+        ("AIFI_CURENCY", "AIFI_CURRENCY"),
+        ("aifi_currency", "AIFI_CURRENCY"),
+        ("AIFI_ROLE", "AIFI_CUSTOMER_ROLE"),
+        ("AIFI_API_KEY", "AIFI_ACCESS_TOKEN"),
+        ("AIFI_TOKEN", "AIFI_ACCESS_TOKEN"),
+        ("AIDE_KEY", "AIDE_API_KEY"),
+        ("AIFI_URL", "AIFI_BASE_URL"),
+        ("PAYMENT_WEBHOOK", "PAYMENT_WEBHOOK_URL"),
+        ("REFRESH_SECOND", "REFRESH_SECONDS"),
+        ("LOGLEVEL", "LOG_LEVEL"),
+    ],
+)
+def test_a_misspelt_variable_is_named_with_the_likely_one(name, meant):
+    [warning] = read(**{name: "something"}).warnings
+    assert warning.startswith(f"{name} is not a variable")
+    assert meant in warning
+    assert "something" not in warning
+
+
+def test_what_is_not_of_the_bridge_is_not_misspelt():
+    others = ["PATH", "HOME", "DATABASE_URL", "WEB_PORT", "PORTS", "RENDER_EXTERNAL_URL", "PYTHON_VERSION", "WORKERS"]
+    assert read(**dict.fromkeys([*others, "GUNICORN_CMD_ARGS", "LOG_FORMAT", "AIRFLOW_HOME"], "x")).warnings == ()
+    assert read(AIFI_CURENCY="").warnings == ()
+
+
+def test_a_start_that_fails_names_the_misspelt_variable_too():
+    first, second = problems({"AIDE_API_KEY": "aide-key", "AIFI_ACCES_TOKEN": "aifi-token"})
+    assert "AIFI_ACCESS_TOKEN is not set" in first
+    assert "AIFI_ACCES_TOKEN is not a variable" in second
+
+
+# --- what a mirror mirrors
+
+
+def test_another_account_of_aifi_is_another_origin():
+    assert read(AIFI_ACCESS_TOKEN="one").origin() != read(AIFI_ACCESS_TOKEN="two").origin()
+    client = {"AIFI_ACCESS_TOKEN": "", "AIFI_CLIENT_SECRET": "secret"}
+    one, two = (read(**client, AIFI_CLIENT_ID=client_id).origin() for client_id in ("one", "two"))
+    assert one != two
+    assert one == read(**client, AIFI_CLIENT_ID="one", REFRESH_SECONDS="7").origin()
+
+
+def test_the_origin_tells_no_secret():
+    assert not [value for value in read(**SECRETS).origin().values() if value in SECRETS.values()]
+    assert "AIFI_ACCESS_TOKEN or AIFI_CLIENT_ID" in read().origin()
+
+
 def test_the_configuration_cannot_be_changed():
     with pytest.raises(AttributeError):
         read().base_url = "https://elsewhere"
@@ -124,7 +283,10 @@ def test_the_configuration_cannot_be_changed():
 
 URLS = ("AIFI_BASE_URL", "AIFI_TOKEN_URL", "PAYMENT_WEBHOOK_URL")
 NO_URLS = [
-    "api.aifi.com",
+    "aifi",
+    "https:/api.aifi.com",
+    "https://api.aifi.com /api",
+    "https://api.aifi.com/api\n/admin",
     "ftp://api.aifi.com",
     "https://",
     "https:///api",
@@ -156,6 +318,13 @@ MALFORMED = [
     ("LOG_LEVEL", "10"),
     ("AIFI_ACCESS_TOKEN", "two\nlines"),
     ("AIFI_ACCESS_TOKEN", "snow☃man"),
+    ("AIFI_ACCESS_TOKEN", "two words"),
+    ("AIFI_CLIENT_ID", "two words"),
+    ("AIFI_CLIENT_SECRET", "two\tcolumns"),
+    ("AIDE_API_KEY", "two\nlines"),
+    ("AIFI_WEBHOOK_SECRET", "two\nlines"),
+    ("AIFI_BASE_URL", "https://api.aifi.com/api/admin/v2?storeId=3"),
+    ("AIFI_BASE_URL", "https://name:password@api.aifi.com"),
 ]
 
 
