@@ -31,7 +31,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 import aifi
 from commands import backfill, doctor, status
-from config import Config, read_config
+from config import LOCAL_HOSTS, Config, read_config
 from database import Database
 from diagnosis import Notes, Services, age_seconds, diagnose, look_over
 from errors import Cause, StoreError
@@ -83,6 +83,7 @@ def create_app(config: Config | None = None) -> Flask:
     app.add_url_rule("/webhooks/aifi", "webhook", take_webhook, methods=["POST"])
     app.add_url_rule("/healthz", "healthz", healthz)
     app.add_url_rule("/", "status", status_page)
+    app.add_url_rule("/readme", "readme", readme)
     for command in (doctor, backfill, status):
         app.cli.add_command(command)
     for error in (HTTPException, aifi.AifiUnavailable, StoreError):
@@ -91,6 +92,8 @@ def create_app(config: Config | None = None) -> Flask:
 
 
 def _wire(config: Config) -> Services:
+    for warning in config.warnings:
+        log.warning("%s", warning)
     store = Store(Database(config.database_path, layout(config.origin())))
     token = aifi.Token(**config.token)
     client = aifi.Client(config.base_url, token, config.store_ids, config.roles, store.take_request_slot)
@@ -278,40 +281,73 @@ def _post_payment(url: str, body: bytes) -> tuple[bytes, int, dict[str, str]]:
 def healthz() -> Response:
     """Answer whether the bridge works, to anybody: 200 while this process can serve, whatever AiFi does."""
     services = _services()
-    problems, marks = diagnose(services)
+    diagnosis = diagnose(services)
+    problems, marks = diagnosis.problems, diagnosis.marks
     body: dict[str, Any] = {"status": "degraded" if problems else "ok"}
     if marks:
         asked = marks.refreshed_at or marks.failing_since
         body["aifi_answers"] = not marks.failing_since if asked and marks.cause != Cause.DATABASE_UNAVAILABLE else None
-        body["mirror_age_seconds"] = age_seconds(services, marks.refreshed_at)
+        body["mirror_age_seconds"] = age_seconds(services, marks.refreshed_at) if marks.refreshed_at else None
         body["failing_since"] = marks.failing_since
         body["last_error"] = marks.error or (problems[0].message if problems else None)
-    return _json({**body, "problems": [asdict(problem) for problem in problems]})
+        body["instance"] = diagnosis.instance
+    return _json({**body, "problems": [asdict(problem) for problem in problems], "next_steps": diagnosis.steps})
 
 
 def status_page() -> Response:
     """Show the operator how the bridge does; HTTP Basic with any name and an Aide key as password."""
-    services, login = _services(), request.authorization
-    password = login.password if login and login.type == "basic" else None
-    if not _matches((password,), services.config.aide_api_keys):
-        error = Unauthorized("This is a bridge. Log in with any name, and Aide's key as the password.")
-        error.scheme = 'Basic realm="bridge", charset="UTF-8"'
-        raise error
+    services = _services()
+    if not _matches((_password(),), services.config.aide_api_keys):
+        return _ask_to_log_in()
     services.mirror.try_refresh()
-    nonce, shown = secrets.token_urlsafe(16), request.args.get("secrets") == "show"
-    text = render_template(
+    # Over plain http others may read along; on the machine itself there are none.
+    secure = request.is_secure or request.host.rsplit(":", 1)[0] in LOCAL_HOSTS
+    shown = secure and request.args.get("secrets") == "show"
+    return _render(
         "status.html",
-        nonce=nonce,
+        secure=secure,
         shown=shown,
         overview=look_over(services),
         public_url=request.url_root,
+        https_url=f"https://{request.host}/",
         aide_key=services.config.aide_api_keys[0] if shown else "",
         webhook_secret=quote(services.config.webhook_secret, safe="") if shown else "",
         has_webhook_secret=bool(services.config.webhook_secret),
     )
-    response = Response(text, headers=PAGE_HEADERS)
+
+
+def _password() -> str | None:
+    try:
+        login = request.authorization
+    except ValueError:  # not ASCII, where werkzeug expects base64
+        return None
+    return login.password if login and login.type == "basic" else None
+
+
+def _ask_to_log_in() -> Response:
+    """Ask for name and password; whoever cancels that in a browser sees a page, and a program JSON."""
+    error = Unauthorized("This is a bridge's status page. Log in with any name, and Aide's key as the password.")
+    error.scheme = 'Basic realm="bridge", charset="UTF-8"'
+    if request.accept_mimetypes.best_match(["application/json", "text/html"]) != "text/html":
+        raise error
+    response = _render("login.html")
+    response.status_code, response.headers["WWW-Authenticate"] = 401, error.scheme
+    return response
+
+
+def _render(template: str, **values: Any) -> Response:
+    """Return a page that may load and run nothing but its own style and script."""
+    nonce = secrets.token_urlsafe(16)
+    response = Response(render_template(template, nonce=nonce, **values), headers=PAGE_HEADERS)
     response.headers["Content-Security-Policy"] = PAGE_POLICY.format(nonce=nonce)
     return response
+
+
+def readme() -> Response:
+    """Answer the README, to which the status page refers."""
+    path = os.path.join(current_app.root_path, "README.md")
+    with open(path, encoding="utf-8") as file:
+        return Response(file.read(), mimetype="text/plain")
 
 
 # --- shared ---

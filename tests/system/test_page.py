@@ -118,16 +118,81 @@ def test_strangers_learn_nothing_but_that_a_bridge_is_here(bridge, login):
 def test_a_stranger_in_a_browser_sees_no_page(bridge, visit):
     page = visit(bridge, http_credentials={"username": "anybody", "password": "wrong"})
     assert "orders" not in page.content().lower()
-    assert page.locator("main").count() == 0
+    assert page.locator("#state").count() == 0
+
+
+def test_a_log_in_that_was_cancelled_gets_a_page_with_the_next_step(bridge, visit):
+    complaints = []
+    # Chromium without a window cancels by itself, but then shows no page: this is the answer that it would show.
+    answer = bridge.request("GET", "/", headers={"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"})
+    assert answer.status_code == 401
+    assert answer.headers["WWW-Authenticate"].startswith("Basic ")
+    assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
+
+    def prepare(page):
+        page.on("console", lambda message: complaints.append(message.text))
+        headers = {name: answer.headers[name] for name in ("Content-Type", "Content-Security-Policy")}
+        page.route("**/*", lambda route: route.fulfill(body=answer.text, headers=headers))
+
+    page = visit(bridge, prepare=prepare)
+    expect(page.get_by_role("heading", level=1)).to_have_text("AiFi to Aide: log in")
+    expect(page.get_by_text("AIDE_API_KEY")).to_be_visible()
+    assert Axe().run(page).violations_count == 0
+    assert complaints == []
+
+
+@pytest.mark.parametrize("header", [b"Basic \xff", b"Basic !", b"Basic", b"Bearer x", b"Basic Og=="])
+def test_a_log_in_that_makes_no_sense_is_a_401(bridge, header):
+    assert bridge.request("GET", "/", headers={"Authorization": header}).status_code == 401
 
 
 def test_any_name_and_the_aide_key_let_the_operator_in(bridge, visit):
     page = visit(bridge, http_credentials={"username": "somebody else", "password": AIDE_KEY})
     expect(page.get_by_role("heading", level=1)).to_have_text("AiFi to Aide")
-    expect(page.locator("#state")).to_have_text("✓ Works: nothing to do")
+    expect(page.locator("#state")).to_contain_text("✓ Works")
 
 
 # --- what it shows
+
+
+def test_before_anybody_has_called_the_page_names_the_next_steps(aifi, tmp_path, visit):
+    with Bridge(aifi, tmp_path) as bridge:
+        page = visit(bridge)
+        expect(page.locator("#state")).to_have_text("○ Waiting: see the next step")
+        expect(page.locator("#steps")).to_contain_text("Aide has not polled yet: give it the base URL and the API key")
+        assert page.title() == "○ Waiting: AiFi to Aide"
+        bridge.orders()
+        page.reload()
+        expect(page.locator("#state")).to_have_text("✓ Works: one optional step is left")
+        expect(page.locator("#steps")).to_contain_text("AiFi has sent no webhook")
+        bridge.webhook(aifi.webhook(aifi.checkout()))
+        page.reload()
+        expect(page.locator("#state")).to_have_text("✓ Works: nothing to do")
+        expect(page.locator("#steps")).to_be_empty()
+
+
+def test_the_page_shows_what_is_in_force(bridge, aifi, visit):
+    settings = visit(bridge).locator("#settings")
+    instance = bridge.get("/healthz", key=None).json()["instance"]
+    for text in (aifi.base_url, "all", "not set: amounts have none", bridge.environment["DATABASE_PATH"], instance):
+        expect(settings).to_contain_text(text)
+
+
+def test_the_page_leads_to_the_readme_and_the_description_of_the_api(bridge, visit):
+    page = visit(bridge)
+    for name, text in (("README", "# AiFi to Aide bridge"), ("Description of the API", "openapi: 3")):
+        path = page.get_by_role("link", name=name).get_attribute("href")
+        answer = bridge.get(path, key=None)
+        assert answer.status_code == 200
+        assert answer.text.startswith(text) or text in answer.text[:200]
+
+
+def test_all_times_on_the_page_are_utc(bridge, visit):
+    page = visit(bridge, timezone_id="Asia/Tokyo", clock=True)
+    page.clock.set_fixed_time("2026-01-05T23:30:00Z")
+    page.evaluate("seen = new Date(); admitSilence()")
+    expect(page.locator("#state")).to_contain_text("What you see is of 23:30:00 UTC")
+    expect(page.get_by_text("All times are UTC.")).to_be_visible()
 
 
 def test_the_page_tells_what_the_bridge_does(bridge, aifi, visit):
@@ -183,7 +248,7 @@ def test_when_the_bridge_dies_the_open_page_says_so_and_comes_back_with_it(visit
         expect(page.locator("#state")).to_contain_text("✗ The bridge does not answer", timeout=ARRIVES_MS)
         bridge.start()
         page.clock.run_for(EVERY_MS)
-        expect(page.locator("#state")).to_have_text("✓ Works: nothing to do", timeout=ARRIVES_MS)
+        expect(page.locator("#state")).to_have_text("○ Waiting: see the next step", timeout=ARRIVES_MS)
 
 
 def test_it_works_without_javascript(bridge, visit):
@@ -388,7 +453,8 @@ def test_no_page_can_frame_the_page(bridge, visit):
     assert page.frames[1].locator("main").count() == 0
 
 
-def test_the_page_loads_nothing_from_elsewhere_and_complains_of_nothing(bridge, visit):
+@pytest.mark.parametrize("path", ["/", "/?secrets=show"])
+def test_the_page_loads_nothing_from_elsewhere_and_complains_of_nothing(bridge, visit, path):
     requested, complaints = [], []
 
     def prepare(page):
@@ -396,8 +462,11 @@ def test_the_page_loads_nothing_from_elsewhere_and_complains_of_nothing(bridge, 
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("console", lambda message: complaints.append(message.text))
 
-    refresh(visit(bridge, clock=True, prepare=prepare))
-    assert len(requested) >= 2
+    page = visit(bridge, path, clock=True, prepare=prepare)
+    refresh(page)
+    page.evaluate("load('/')")  # a complaint comes when the answer is parsed, which nothing else here waits for
+    page.evaluate("new Promise(requestAnimationFrame)")
+    assert len(requested) >= 3
     assert all(url.startswith((f"{bridge.url}/", "data:")) for url in requested)
     assert [text for text in complaints if "401" not in text] == []  # the first answer asks for the login
 
@@ -470,6 +539,21 @@ def test_of_forwarded_hosts_the_one_that_the_nearest_proxy_added_counts(bridge):
         Forwarded="host=evil.example;proto=http",
     )
     assert url == "https://shop.example.com/v1"
+
+
+@pytest.mark.parametrize("path", ["/", "/?secrets=show"])
+def test_over_plain_http_no_secret_is_offered(bridge, path):
+    text = page_source(bridge, path, **{"Host": "shop.example.com", "X-Forwarded-Proto": "http"})
+    assert is_bare(text)
+    assert "secrets=show" not in text.partition("<script")[0]
+    assert 'href="https://shop.example.com/"' in text
+    assert re.findall(r'data-copy="([^"]*)"', text) == ["aide-url"]
+
+
+def test_over_https_and_on_the_machine_itself_they_are(bridge):
+    routed = {"Host": "shop.example.com", "X-Forwarded-Proto": "https"}
+    for headers in (routed, {"Host": f"localhost:{bridge.port}"}, {}):
+        assert AIDE_KEY in page_source(bridge, "/?secrets=show", **headers)
 
 
 def test_without_a_webhook_secret_the_page_says_what_to_set(aifi, tmp_path, visit):
