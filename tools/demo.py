@@ -5,6 +5,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
+from config import MAX_PORT
 from tools.harness import PROJECT, START_SECONDS, STOP_SECONDS, Bridge, free_port, wait_until
 
 AIDE_KEY = "aide-demo-key"
@@ -28,26 +30,23 @@ LAST_LINES = 20
 MESSAGE = """
 The bridge is at work. AiFi is a sandbox: {orders} orders of the last {days} days, and a new one every few seconds.
 
+  Status page  {url}/ (any name, the Aide key as password)
   Bridge       {url}
   Aide key     {key}
-  Status page  {url}/ (any name, the Aide key as password)
 
-The newest orders, as Aide polls them:
+To paste into another terminal, as a whole or line by line: the three newest orders, as Aide polls them; one order; a
+checkout's webhook, as AiFi pushes it; and the newest order again, which is that checkout.
 
-  curl -s -H 'X-API-Key: {key}' '{url}/v1/latest_orders?page_size=3' | python3 -m json.tool
-
-One order:
-
-  curl -s -H 'X-API-Key: {key}' '{url}/v1/orders/{order_id}' | python3 -m json.tool
-
-A checkout's webhook, as AiFi pushes it; it is on top of the newest orders at once:
-
-  curl -s -X POST -H 'Authorization: Bearer {secret}' -H 'Content-Type: application/json' \\
-    -d '{webhook}' \\
-    '{url}/webhooks/aifi'
+{commands}
 
 Ctrl-C ends the demo.
 """
+COMMANDS = """\
+BRIDGE={url} KEY={key} SECRET={secret}
+curl -s -H "X-API-Key: $KEY" "$BRIDGE/v1/latest_orders?page_size=3" | python3 -m json.tool
+curl -s -H "X-API-Key: $KEY" "$BRIDGE/v1/orders/{order_id}" | python3 -m json.tool
+curl -s -H "Authorization: Bearer $SECRET" -H 'Content-Type: application/json' -d '{webhook}' "$BRIDGE/webhooks/aifi"
+curl -s -H "X-API-Key: $KEY" "$BRIDGE/v1/latest_orders?page_size=1" | python3 -m json.tool"""
 
 
 @dataclass
@@ -133,19 +132,14 @@ def example_webhook() -> str:
 def message(bridge: Bridge) -> str:
     """Return what to tell: the address, the key, and commands that can be pasted."""
     newest = bridge.get("/v1/latest_orders", key=AIDE_KEY, page_size=1).json()["orders"][0]
-    return MESSAGE.format(
-        orders=ORDERS,
-        days=DAYS,
-        url=bridge.url,
-        key=AIDE_KEY,
-        secret=WEBHOOK_SECRET,
-        order_id=newest["id"],
-        webhook=example_webhook(),
+    commands = COMMANDS.format(
+        url=bridge.url, key=AIDE_KEY, secret=WEBHOOK_SECRET, order_id=newest["id"], webhook=example_webhook()
     )
+    return MESSAGE.format(orders=ORDERS, days=DAYS, url=bridge.url, key=AIDE_KEY, commands=commands)
 
 
 def watch(sandbox: RunningSandbox, bridge: Bridge) -> str:
-    """Return the obituary of the one that dies first; the demo goes on until then."""
+    """Return which of the two ended first, and why; the demo goes on until then."""
     processes = [
         ("sandbox", sandbox.process, sandbox.log_path),
         ("bridge", bridge.process, bridge.log_path),
@@ -160,7 +154,11 @@ def watch(sandbox: RunningSandbox, bridge: Bridge) -> str:
 def main() -> int:
     """Run the demo; return the exit status."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    port = int(os.environ.get("PORT") or free_port())
+    text = os.environ.get("PORT", "").strip()
+    if text and not (re.fullmatch("[0-9]{1,5}", text) and 0 < int(text) <= MAX_PORT):
+        print(f"PORT is {text!r}: set it to a whole number from 1 to {MAX_PORT}, or leave it out.", file=sys.stderr)
+        return 1
+    port = int(text or free_port())
     with socket.socket() as probe:
         if probe.connect_ex(("127.0.0.1", port)) == 0:
             print(f"Port {port} is taken: set PORT to another.", file=sys.stderr)
