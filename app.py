@@ -33,7 +33,7 @@ import aifi
 from commands import backfill, doctor, status
 from config import LOCAL_HOSTS, Config, read_config
 from database import Database
-from diagnosis import Notes, Services, age_seconds, diagnose, look_over
+from diagnosis import REMEDIES, Notes, Services, age_seconds, diagnose, look_over
 from errors import Cause, StoreError
 from mirror import Flights, Mirror, Settings
 from store import Store, layout
@@ -93,7 +93,7 @@ def create_app(config: Config | None = None) -> Flask:
 
 def _wire(config: Config) -> Services:
     for warning in config.warnings:
-        log.warning("%s", warning)
+        log.warning("%s. %s", warning, REMEDIES[Cause.VARIABLE_MISSPELT])
     store = Store(Database(config.database_path, layout(config.origin())))
     token = aifi.Token(**config.token)
     client = aifi.Client(config.base_url, token, config.store_ids, config.roles, store.take_request_slot)
@@ -301,7 +301,7 @@ def status_page() -> Response:
         return _ask_to_log_in()
     services.mirror.try_refresh()
     # Over plain http others may read along; on the machine itself there are none.
-    secure = request.is_secure or request.host.rsplit(":", 1)[0] in LOCAL_HOSTS
+    secure = request.is_secure or request.host.rsplit(":", 1)[0].strip("[]") in LOCAL_HOSTS
     shown = secure and request.args.get("secrets") == "show"
     return _render(
         "status.html",

@@ -123,8 +123,8 @@ def read_config(environment: Mapping[str, str]) -> Config:
 
 def complete_address(text: str) -> str:
     """Return a web address, with the scheme that a bare host lacks; an empty text where it is not an address."""
-    if re.fullmatch(r"(localhost|[\w-]+(\.[\w-]+)+)(:\d+)?(/\S*)?", text, re.ASCII):
-        text = f"{'http' if text.startswith(LOCAL_HOSTS) else 'https'}://{text}"
+    if bare := re.fullmatch(r"(localhost|[\w-]+(?:\.[\w-]+)+)(:\d+)?(/\S*)?", text, re.ASCII):
+        text = f"{'http' if bare[1] in LOCAL_HOSTS else 'https'}://{text}"
     try:
         parts = urlsplit(text)
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
@@ -157,7 +157,7 @@ OWN_PREFIXES, OWN_LIKENESS, LIKENESS = ("AIFI_", "AIDE_"), 0.6, 0.85
 
 
 def _misspelt(environment: Mapping[str, str]) -> Iterator[str]:
-    """Say of each variable that is nearly one of ours which one it probably is to be."""
+    """Name each variable that is nearly one of the bridge's, with the one that is probably meant."""
     candidates = VARIABLES.keys() - {"PORT"}  # too short to be recognised
     for name in sorted(name for name, text in environment.items() if text.strip() and name not in VARIABLES):
         word = name.upper()
@@ -202,7 +202,7 @@ class _Reader:
         """Return a secret; what the pattern does not allow cannot be sent, or is a sign of a broken copy."""
         text = _unwrap(self.text(name))
         if not re.fullmatch(pattern, text):
-            self.problems.append(f"{name} holds a blank or another character that it cannot hold: copy it again")
+            self.problems.append(f"{name} contains a blank or another character that it cannot contain: copy it again")
         return text
 
     def keys(self, name: str) -> tuple[str, ...]:

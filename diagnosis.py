@@ -5,6 +5,7 @@ import hashlib
 import logging
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -31,6 +32,7 @@ class Notes:
         self._store = store
         self._written: dict[str, float] = {}
         self._texts: dict[str, str] = {}
+        self._logged: set[str] = {Cause.VARIABLE_MISSPELT}  # which the start has logged
 
     def note(self, name: str, text: str) -> bool:
         """Note it, and return whether it was time to; a note that cannot be written must not harm what it tells of."""
@@ -49,12 +51,12 @@ class Notes:
         if self._texts.get(name) != text and self.note(name, text):
             self._texts[name] = text
 
-    def log_change(self, name: str, text: str) -> None:
-        """Log an error where it differs from what this process logged last; an empty text says that it is over."""
-        if self._texts.get(name, "") != text:
-            self._texts[name] = text
-            if text:
-                log.error("%s", text)
+    def log_problems(self, problems: Mapping[str, str]) -> None:
+        """Log the problems, texts by cause, that were not there when this process looked last."""
+        for cause, text in problems.items():
+            if cause not in self._logged:
+                log.warning("%s", text)
+        self._logged = set(problems)
 
 
 @dataclass(frozen=True)
@@ -177,7 +179,6 @@ def diagnose(services: Services) -> Diagnosis:
         marks, notes = services.store.marks(), services.store.notes()
     except StoreError as error:
         found = [name_cause(services, error)]
-    services.notes.log_change("database", "" if marks else f"{found[0][1]} ({services.store.name})")
     if marks:
         notes = _note_failure(services, marks, notes)
         found += _aifi_problems(config, marks, notes)
@@ -187,6 +188,8 @@ def diagnose(services: Services) -> Diagnosis:
     if not config.webhook_secret:
         found.append((Cause.WEBHOOK_SECRET_MISSING, "Webhooks are off: AIFI_WEBHOOK_SECRET is not set"))
     problems = [Problem(cause, message, find_remedy(config, cause)) for cause, message in found]
+    where = "" if marks else f" ({services.store.name})"
+    services.notes.log_problems({problem.cause: f"{problem.message}{where}. {problem.remedy}" for problem in problems})
     in_use = bool(marks and marks.refreshed_at and "poll" in notes)
     return Diagnosis(problems, _next_steps(config, marks, notes) if marks else [], in_use, marks, notes)
 

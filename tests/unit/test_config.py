@@ -170,6 +170,7 @@ def test_quotes_are_not_part_of_any_value(name, text, field, value):
         ("https://oasis-api.shop.oasis.aifi.com/", "https://oasis-api.shop.oasis.aifi.com/api/admin/v2"),
         ("api.aifi.com/api/admin/v3/", "https://api.aifi.com/api/admin/v3"),
         ("localhost:5000", "http://localhost:5000/api/admin/v2"),
+        ("localhost.example.com", "https://localhost.example.com/api/admin/v2"),
         ('"https://api.aifi.com"', "https://api.aifi.com/api/admin/v2"),
     ],
 )

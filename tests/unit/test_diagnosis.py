@@ -1,6 +1,5 @@
 """What the operator is told: what is wrong, what comes next, what is in force, and what went wrong last."""
 
-import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -364,12 +363,26 @@ def test_a_database_that_cannot_be_opened_is_shown_with_its_path_and_what_is_in_
 
 def test_a_database_that_fails_is_logged_once_with_its_path(make, tmp_path, caplog):
     bench = make(DATABASE_PATH=str(tmp_path / "nowhere" / "orders.db"))
-    with caplog.at_level(logging.ERROR, "bridge"):
-        for _ in range(3):
-            diagnose(bench.services)
-        assert [record.getMessage().count(str(tmp_path)) for record in caplog.records] == [1]
-        (tmp_path / "nowhere").mkdir()
-        assert bench.causes() == []
-        (tmp_path / "nowhere").rename(tmp_path / "elsewhere")
+    for _ in range(3):
         diagnose(bench.services)
+    assert [record.getMessage().count(str(tmp_path)) for record in caplog.records] == [1]
+    (tmp_path / "nowhere").mkdir()
+    assert bench.causes() == []
+    (tmp_path / "nowhere").rename(tmp_path / "elsewhere")
+    diagnose(bench.services)
     assert len(caplog.records) == 2, "it had worked in between"
+
+
+def test_each_problem_is_logged_once_with_its_remedy(bench, caplog):
+    bench.in_use()
+    bench.now += 11 * MINUTE
+    for _ in range(3):
+        diagnose(bench.services)
+        bench.now += MINUTE
+    [text] = [record.getMessage() for record in caplog.records]
+    assert text.startswith("Aide has not polled since 2026-09-21 14:13 UTC. Check in Aide")
+
+
+def test_what_the_start_has_logged_is_not_logged_again(make, caplog):
+    diagnose(make(AIFI_CURENCY="EUR").services)
+    assert caplog.records == []
