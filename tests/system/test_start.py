@@ -71,7 +71,7 @@ NO_TOKEN = {"AIFI_ACCESS_TOKEN": None}
         ({**NO_TOKEN, "AIFI_CLIENT_ID": "id"}, ["AIFI_CLIENT_SECRET"]),
         ({**NO_TOKEN, "AIFI_CLIENT_SECRET": "secret"}, ["AIFI_CLIENT_ID"]),
         ({**NO_TOKEN, "AIDE_API_KEY": None}, ["AIDE_API_KEY", "AIFI_ACCESS_TOKEN"]),
-        ({"AIFI_BASE_URL": "api.aifi.com", "REFRESH_SECONDS": "soon"}, ["AIFI_BASE_URL", "REFRESH_SECONDS"]),
+        ({"AIFI_BASE_URL": "aifi", "REFRESH_SECONDS": "soon"}, ["AIFI_BASE_URL", "REFRESH_SECONDS"]),
         ({"AIFI_TOKEN_URL": "ftp://auth"}, ["AIFI_TOKEN_URL"]),
         ({"PAYMENT_WEBHOOK_URL": "till"}, ["PAYMENT_WEBHOOK_URL"]),
         ({"REFRESH_SECONDS": "-1"}, ["REFRESH_SECONDS"]),
