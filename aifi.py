@@ -1,42 +1,32 @@
-"""AiFi's API: token, pace, retries, lists and look-ups; its errors.
+"""AiFi's API: token, pace, retries, one way to read a list, look-ups; its errors.
 
 Sources: [G] AiFi's guide "Data Integration: Orders & Webhooks", [R] AiFi's public API reference. What only [R] says, an
 older deployment may lack: it is used where it works, and done without where it does not.
 """
 
-import concurrent.futures
-import functools
 import logging
 import math
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from typing import Any
+from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, MaxRetryError
 from urllib3.util.retry import Retry
 
 from errors import BridgeError, Cause
-from translation import Unreadable, parse_json
+from orders import Anchor
+from times import DAY, HOUR, MINUTE, shift
+from translation import Unreadable, parse_json, read_drafted_at, read_order_id, read_updated_at
 
 log = logging.getLogger("bridge.aifi")
-
-CONNECT_SECONDS, READ_SECONDS, BODY_SECONDS = 3, 15, 30
-MAX_ANSWER_BYTES = 64 * 1024 * 1024
-RETRIES, BACKOFF_SECONDS, BACKOFF_MAX_SECONDS = 4, 0.25, 10
-REQUEST_INTERVAL = 1 / 16  # [G] allows 20 a second; less, as a loaded machine bunches what was to be sent evenly
-BACKFILL_INTERVAL = 1 / 19.4
-SLOT_WAIT_SECONDS, SLOT_LATE_SECONDS, SLOT_TRIES = 10, 0.02, 3
-PAGE_SIZE = 200  # [G] the most
-SURELY_LAST = 10  # no server caps its pages below this; a page shorter than the longest seen ends its list
-DEFAULT_LIFE_SECONDS = 60.0
-MAX_FLIGHTS, FLIGHT_SECONDS = 32, 180
-NETWORK_ERRORS = (requests.RequestException, HTTPError, OSError)  # reading a streamed body raises urllib3's own
 
 
 class AifiError(BridgeError):
@@ -58,6 +48,35 @@ class AifiRefused(AifiError):
         self.cause = Cause.AIFI_TOKEN_REFUSED if status in (401, 403) else Cause.AIFI_REFUSES
 
 
+class AifiUnreadable(AifiError):
+    """AiFi answers with orders, none of which can be read."""
+
+    cause = Cause.AIFI_UNREADABLE
+
+
+class AifiIncomplete(AifiUnavailable):
+    """A list lacks an order that it must show, and nothing explains it."""
+
+
+class AifiGone(AifiIncomplete):
+    """AiFi has deleted all orders from which a list was to be read on."""
+
+
+# --- the token ---
+
+DEFAULT_LIFE_SECONDS = 60.0
+REFUSAL_SECONDS = 10 * MINUTE  # how long a right that a new token lacks is not asked for with another new one
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a server answered, within all bounds."""
+
+    status: int
+    body: bytes
+    retry_after: str | None = None
+
+
 class Token:
     """AiFi's bearer token: a fixed API key, or OAuth 2.0 client credentials turned into tokens when needed [R]."""
 
@@ -72,7 +91,7 @@ class Token:
         self._lock = threading.Lock()
         self._token, self._renew_at = "", 0.0
 
-    def get(self, send: Callable[..., tuple[int, bytes]]) -> str:
+    def get(self, send: Callable[..., Answer]) -> str:
         """Return a token that is good for now; a new one is fetched after nine tenths of the old one's life."""
         if self._fixed:
             return self._fixed
@@ -90,19 +109,74 @@ class Token:
                 self._renew_at = 0.0
         return not self._fixed
 
-    def _fetch(self, send: Callable[..., tuple[int, bytes]]) -> tuple[str, float]:
-        try:
-            status, body = send("POST", self._url, data=self._form)
-        except AifiUnavailable as error:
-            raise AifiUnavailable(f"AiFi's token server (AIFI_TOKEN_URL): {error}") from None
-        if 400 <= status < 500 and status != 429:
+    def _fetch(self, send: Callable[..., Answer]) -> tuple[str, float]:
+        answer = send("POST", self._url, server="AiFi's token server (AIFI_TOKEN_URL)", data=self._form)
+        if 400 <= answer.status < 500 and answer.status != 429:
+            reason = _oauth_error(answer.body) or answer.status
             names = "AIFI_CLIENT_ID, AIFI_CLIENT_SECRET or AIFI_TOKEN_URL"
-            raise AifiRefused(f"AiFi's token server refuses {names} ({status})", 401)
-        answer = _parse_json(status, body)
-        token = answer.get("access_token") if isinstance(answer, dict) else None
+            raise AifiRefused(f"AiFi's token server refuses {names} ({reason})", 401)
+        fields = _read_json(answer)
+        token = fields.get("access_token") if isinstance(fields, dict) else None
         if not isinstance(token, str) or not re.fullmatch(r"[!-~]+", token):  # what a header can carry
             raise AifiUnavailable("AiFi's token server gave no usable access_token")
-        return token, _life_seconds(answer.get("expires_in"))
+        return token, _life_seconds(fields.get("expires_in"))
+
+
+class _Bearer(requests.auth.AuthBase):
+    """Sets the token on each request."""
+
+    def __init__(self, token: str):
+        self._token = token
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers["Authorization"] = f"Bearer {self._token}"
+        return request
+
+
+# --- lists ---
+
+PAGE_SIZE = 200  # [G] the most
+FEW_ROWS = 10  # no server is thought to cut its pages below this
+ANCHORS = 5  # so many rows of a page are remembered: an order may be deleted before the next page is asked for
+MAX_PAGES_OF_ONE_BOUND = 200  # orders of the same draft time, or of the same day where AiFi cuts times to days
+WIDENINGS = (1.0, MINUTE, HOUR, DAY, 2 * DAY)  # seconds; AiFi may cut times, read them in another zone, or both
+WIDENING_SECONDS = HOUR  # how long what worked is remembered
+
+
+@dataclass(frozen=True)
+class ListPage:
+    """A page of a list, newest draft first.
+
+    `orders` are raw, and may repeat some of the page before; `anchors` are the places of its last orders, the last
+    first: where the next page must go on. `ended`: there is nothing below. `full`: the server may have cut it off.
+    """
+
+    orders: list[Any]
+    anchors: tuple[Anchor, ...]
+    ended: bool
+    full: bool
+
+    @property
+    def places(self) -> list[Anchor]:
+        """The places of all its orders that have a draft time."""
+        return _anchors_of(self.orders)
+
+    @property
+    def newest(self) -> Anchor | None:
+        """The place of its newest order."""
+        return max(self.places, default=None)
+
+    def shows(self, *anchors: Anchor) -> bool:
+        """Return whether one of these orders is on the page."""
+        return not {anchor.id for anchor in anchors}.isdisjoint(map(read_order_id, self.orders))
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How fast and how long a piece of work may ask AiFi: seconds between two requests, and `time.monotonic()`."""
+
+    interval: float = 1 / 16  # [G] allows 20 a second; less, as a loaded machine bunches what was to be sent evenly
+    deadline: float = math.inf
 
 
 class Client:
@@ -122,194 +196,300 @@ class Client:
         self.base_url = base_url.rstrip("/")
         self._token = token
         self._filters: dict[str, Any] = {}
-        if len(store_ids) == 1:  # [G] takes one; several are filtered here, from the orders
+        if len(store_ids) == 1:  # [G] takes one; several are filtered by the mirror, from the orders
             self._filters["storeId"] = store_ids[0]
         if roles:
             self._filters["customerRole"] = list(roles)
-        self.request_interval = REQUEST_INTERVAL
         self._wait_for_slot = wait_for_slot
         self.clock_ahead_seconds: float | None = None  # AiFi's clock less ours, by its last answer's Date
-        self._first_page: int | None = None
-        self._longest_page = SURELY_LAST
+        self._refused_until: dict[str, float] = {}  # by kind of thing: when a new token is worth a try again
+        self._widening, self._widening_until = 0.0, 0.0
+        self._most_rows = FEW_ROWS  # that a page was seen to have
         self._session = requests.Session()
-        adapter = HTTPAdapter(max_retries=_PacedRetry(before_attempt=self._pace), pool_maxsize=MAX_FLIGHTS)
         for scheme in ("https://", "http://"):
-            self._session.mount(scheme, adapter)
+            self._session.mount(scheme, HTTPAdapter(pool_maxsize=MAX_CONNECTIONS))
 
-    def pages(self, **filters: Any) -> Iterator[list[Any]]:
-        """Yield a list's pages, each as a list of raw orders, until AiFi has no more.
+    def walk(
+        self, after: Sequence[Anchor] = (), witnesses: Sequence[Anchor] = (), pace: Pace = Pace(), **filters: Any
+    ) -> Iterator[ListPage]:
+        """Yield a list's pages, newest draft first, to its end.
 
-        Page numbers start at 0 [R]; a server that starts at 1 is noticed, or its first page read twice.
+        AiFi's lists move while they are read, may be cut short, or be empty by mistake, so each page must prove that
+        nothing lies between it and the one before (see `read_below`), and the whole list that it is one.
 
+        :param after: where to begin, at the top if empty; see `read_below`
+        :param witnesses: orders of which the list must show one; where it does not, it is read again from the top
         :raises AifiError: also in the middle of the list
         """
-        return self._walk(filters, functools.partial(self._page, filters))
-
-    def pages_ahead(self, count: int, **filters: Any) -> Iterator[list[Any]]:
-        """Yield what `pages` yields, with up to `count` requests under way at once."""
-        ahead: dict[int, concurrent.futures.Future] = {}
-        pool = concurrent.futures.ThreadPoolExecutor(count)
-
-        def fetch(number: int) -> list[Any]:
-            for later in range(number, number + count):
-                if later not in ahead:
-                    ahead[later] = pool.submit(self._page, filters, later)
-            return ahead.pop(number).result()
-
-        try:
-            yield from self._walk(filters, fetch)
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-    def is_last(self, orders: list[Any]) -> bool:
-        """Return whether a page ends its list, being shorter than pages can be: no server's limit cut it off."""
-        self._longest_page = max(self._longest_page, len(orders))
-        return len(orders) < self._longest_page
-
-    def _walk(self, filters: Mapping[str, Any], fetch: Callable[[int], list[Any]]) -> Iterator[list[Any]]:
-        orders, seen = self._first(filters), []
-        number = self._first_page or 0
-        while orders:
-            yield orders
-            if self.is_last(orders):
+        for widening in self._attempts(witnesses, filters, pace):
+            shown = not witnesses
+            for page in self._pages(after, widening, pace, filters):
+                shown = shown or page.shows(*witnesses)
+                yield page
+            if shown:
+                self._remember(widening)
                 return
-            number, seen, repeats = number + 1, orders, orders == seen
-            if repeats and number > 2:
-                raise AifiUnavailable("AiFi's list repeats the same page")
-            orders = fetch(number)
+
+    def read_below(self, anchors: Sequence[Anchor], pace: Pace = Pace(), **filters: Any) -> ListPage:
+        """Return the page that begins with an order where an earlier page ended: that proves that nothing lies between.
+
+        :param anchors: the order where it ended, and then the ones before, which serve where AiFi has deleted that one
+        :raises AifiIncomplete: none of them comes back, though AiFi has one
+        :raises AifiGone: AiFi has deleted them all
+        """
+        failure: AifiIncomplete = AifiGone("AiFi has deleted the orders from which its list is to be read on")
+        for anchor in anchors:
+            try:
+                for widening in self._attempts([anchor], filters, pace):
+                    page = self._read_from(anchor, widening, pace, filters)
+                    if page is not None:
+                        self._remember(widening)
+                        return page
+            except AifiIncomplete as error:
+                failure = error
+        raise failure
+
+    def find_orders(self, **filters: Any) -> list[Any]:
+        """Return the raw orders that a filter names, at most two; none where AiFi does not know the filter [R]."""
+        try:
+            orders = self._page(Pace(), {**filters, "pageSize": 3})
+        except AifiRefused as error:
+            if error.status not in (400, 422):
+                raise
+            return []
+        return orders if len(orders) < 3 else []  # so many: it was ignored
 
     def try_list(self) -> Any | None:
-        """Return the newest raw order, or None where AiFi has none, with a single small request.
+        """Return the newest raw order, or None where AiFi has none, with a single small request."""
+        return next(iter(self._page(Pace(), {"pageSize": 1})), None)
 
-        :raises AifiError: AiFi gave no list
-        """
-        return next(iter(self._first({"pageSize": 1, "orderBy": "draftCreatedAt", "direction": "desc"})), None)
+    def knows_update_filter(self, now: str, pace: Pace = Pace()) -> bool:
+        """Return whether AiFi lists nothing that was updated since the day after tomorrow, as it should."""
+        try:
+            return not self._page(pace, {"minUpdatedAt": shift(now, 2 * DAY), "pageSize": 1})
+        except AifiRefused as error:
+            if error.status not in (400, 422):
+                raise
+            return False
 
-    def get_order(self, order_id: str) -> Any | None:
+    def get_order(self, order_id: str, pace: Pace = Pace()) -> Any | None:
         """Return the raw details of an order, or None where AiFi knows no such id."""
-        return self._get_one(f"/orders/{order_id}")
+        return self._get_one(f"/orders/{order_id}", pace)
 
     def get_customer(self, customer_id: str) -> Any | None:
         """Return a raw customer, or None where AiFi knows no such id."""
-        return self._get_one(f"/customers/{customer_id}")
+        return self._get_one(f"/customers/{customer_id}", Pace())
 
-    def get(self, path: str, params: Mapping[str, Any] | None = None) -> Any:
+    def get(self, path: str, params: Mapping[str, Any] | None = None, pace: Pace = Pace()) -> Any:
         """Return the JSON that AiFi answers; a token that AiFi refuses is renewed once.
 
         :raises AifiError: AiFi gave none
         """
-        for last_try in (False, True):
+        kind = path.split("/")[1]
+        for renewed in (False, True):
             token = self._token.get(self._send)
-            status, body = self._send("GET", self.base_url + path, params=params, auth=_Bearer(token))
-            if status != 401 or last_try or not self._token.expire(token):
+            answer = self._send("GET", self.base_url + path, pace, params=params, auth=_Bearer(token))
+            if answer.status != 401:
+                self._refused_until.pop(kind, None)
                 break
-        return _parse_json(status, body)
+            if renewed:  # a right is lacking, not a good token: others must not be given up for it
+                self._refused_until[kind] = time.monotonic() + REFUSAL_SECONDS
+            elif time.monotonic() < self._refused_until.get(kind, 0.0) or not self._token.expire(token):
+                break
+        return _read_json(answer)
 
-    def _get_one(self, path: str) -> Any | None:
+    # --- how lists are read ---
+
+    def _attempts(self, witnesses: Sequence[Anchor], filters: Mapping[str, Any], pace: Pace) -> Iterator[float]:
+        """Yield by how many seconds to widen the bounds of time, while a witness that did not come should have come.
+
+        A missing one is a sign: of an answer that is wrong by mistake (so it is asked for again), of an order that was
+        deleted (so each is looked up), or of a filter that AiFi cuts or reads in another zone.
+
+        :raises AifiIncomplete: none of this explains it
+        """
+        widening = self._widening if time.monotonic() < self._widening_until else 0.0
+        yield widening
+        yield widening
+        kept = next((anchor for anchor in witnesses if self._is_listed(anchor, filters, pace)), None)
+        if kept is None:
+            return
+        yield from (wider for wider in WIDENINGS if wider > widening)
+        raise AifiIncomplete(f"AiFi's list of orders lacks order {kept.id}, which it must show")
+
+    def _remember(self, widening: float) -> None:
+        if widening:
+            if widening != self._widening:
+                log.warning("AiFi does not keep exactly to times: they are widened by %d s", widening)
+            self._widening, self._widening_until = widening, time.monotonic() + WIDENING_SECONDS
+
+    def _is_listed(self, anchor: Anchor, filters: Mapping[str, Any], pace: Pace) -> bool:
+        """Return whether AiFi still has the order, and in a state that the list should show."""
+        order = self.get_order(anchor.id, pace)
+        if order is None or filters.get("status") not in (None, order.get("status")):
+            return False
+        since, updated_at = filters.get("minUpdatedAt"), read_updated_at(order)
+        return not (since and updated_at and updated_at < since)
+
+    def _pages(
+        self, after: Sequence[Anchor], widening: float, pace: Pace, filters: Mapping[str, Any]
+    ) -> Iterator[ListPage]:
+        anchors, number = tuple(after), 0
+        while True:
+            if anchors:
+                page = self.read_below(anchors, pace, **filters)
+            else:  # at the top, where orders without a draft time may fill whole pages
+                orders = self._page(pace, _widened(filters, widening), number)
+                page = self._list_page(orders, ended=not orders)
+            yield page
+            if page.ended or number >= MAX_PAGES_OF_ONE_BOUND:
+                return
+            anchors, number = page.anchors, number + 1
+
+    def _read_from(self, anchor: Anchor, widening: float, pace: Pace, filters: Mapping[str, Any]) -> ListPage | None:
+        """Return the page that holds the anchor and what is below; None where it does not come.
+
+        Mostly that is one request. Only where nothing below the anchor's time fits on a page, as many orders have that
+        time or the bound was widened, the pages are counted up. Numbers may begin at 0 [R] or 1, so two in a row must
+        bring nothing before that is the end.
+        """
+        bounds = _widened({**filters, "maxDraftCreatedAt": shift(anchor.drafted_at, 0.001)}, widening)
+        rows: dict[str, Any] = {}
+        for number, fresh in enumerate(self._numbered(bounds, pace)):
+            rows.update(fresh)
+            below = any(place.drafted_at < anchor.drafted_at for place in _anchors_of(fresh.values()))
+            if below or (number == 0 and rows.keys() <= {anchor.id}):
+                break
+        if anchor.id not in rows:
+            return None
+        tied = [place for place in _anchors_of(rows.values()) if place.drafted_at == anchor.drafted_at]
+        if number > 0 and len(tied) > 1:  # their order may differ from one answer to the next, but not by id
+            bounds = {**bounds, "minDraftCreatedAt": anchor.drafted_at, "orderBy": "id", "direction": "asc"}
+            for fresh in self._numbered(bounds, pace):
+                rows.update(fresh)
+        return self._list_page(list(rows.values()), ended=not below)
+
+    def _numbered(self, filters: Mapping[str, Any], pace: Pace) -> Iterator[dict[str, Any]]:
+        """Yield what each page of one and the same list brings that was not on those before, by id."""
+        seen: set[str] = set()
+        idle = 0
+        for number in range(MAX_PAGES_OF_ONE_BOUND):
+            fresh = {key: order for order in self._page(pace, filters, number) if (key := _key(order)) not in seen}
+            yield fresh
+            seen.update(fresh)
+            idle = 0 if fresh else idle + 1
+            if idle == 2:
+                return
+
+    def _list_page(self, orders: list[Any], ended: bool) -> ListPage:
+        places = sorted(_anchors_of(orders))
+        return ListPage(orders, tuple(places[:ANCHORS]), ended, full=len(orders) >= self._most_rows)
+
+    def _page(self, pace: Pace, filters: Mapping[str, Any], number: int = 0) -> list[Any]:
+        """Return one page of raw orders. The first is asked for without a number: it is the default [R].
+
+        :raises AifiUnreadable: it has orders, but none with an id of AiFi's
+        """
+        params = {
+            "includeProducts": "true",
+            "pageSize": PAGE_SIZE,
+            "orderBy": "draftCreatedAt",
+            "direction": "desc",
+            **self._filters,
+            **filters,
+            **({"page": number} if number else {}),
+        }
+        answer = self.get("/orders", params, pace)
+        orders = answer.get("data") if isinstance(answer, dict) else None
+        if not isinstance(orders, list):
+            raise AifiUnavailable("AiFi's list of orders has no data")
+        if answer.get("errors"):
+            raise AifiUnavailable("AiFi's list of orders tells of errors")
+        if orders and not any(map(read_order_id, orders)):
+            raise AifiUnreadable("none of AiFi's orders has an id that can be read")
+        self._most_rows = max(self._most_rows, len(orders))
+        return orders
+
+    def _get_one(self, path: str, pace: Pace) -> Any | None:
         try:
-            return self.get(path)
+            found = self.get(path, pace=pace)
         except AifiRefused as error:
             if error.status in (400, 404, 410, 422):
                 return None
             raise
+        if not isinstance(found, dict):
+            raise AifiUnavailable("AiFi's answer is not an object")
+        return found
 
-    def _first(self, filters: Mapping[str, Any]) -> list[Any]:
-        """Return a list's first page, and learn from it what number it has."""
-        if self._first_page is not None:
-            return self._page(filters, self._first_page)
-        refusal = None
-        try:
-            orders = self._page(filters, 0)
-        except AifiRefused as error:
-            if error.status != 400:
-                raise
-            orders, refusal = [], error
-        if orders:
-            self._first_page = 0
-            return orders
-        try:
-            orders = self._page(filters, 1)
-        except AifiRefused as error:
-            raise refusal or error from None
-        if orders:
-            self._first_page = 1
-        return orders
+    # --- requests ---
 
-    def _page(self, filters: Mapping[str, Any], number: int) -> list[Any]:
-        params = {"includeProducts": "true", "pageSize": PAGE_SIZE, "page": number, **self._filters, **filters}
-        answer = self.get("/orders", params)
-        orders = answer.get("data") if isinstance(answer, dict) else None
-        if not isinstance(orders, list):
-            raise AifiUnavailable("AiFi's list of orders has no data")
-        return orders
+    def _send(self, method: str, url: str, pace: Pace = Pace(), server: str = "AiFi", **options: Any) -> Answer:
+        """Send a request, and again as urllib3's Retry says, with one bound of time for all of it.
 
-    def _pace(self) -> None:
-        """Wait for a slot; who wakes up late takes another, as late requests would come in a bunch."""
+        Exponential backoff with jitter is what [G] asks for.
+        """
+        deadline = min(pace.deadline, time.monotonic() + REQUEST_SECONDS)
+        options.setdefault("auth", lambda request: request)  # or `requests` looks for a password in ~/.netrc
+        retry = Retry(
+            RETRIES, backoff_factor=BACKOFF_SECONDS, backoff_jitter=BACKOFF_SECONDS, backoff_max=PAUSE_SECONDS
+        )
+        while True:
+            self._wait_for_turn(pace, deadline)
+            retry_after = None
+            try:
+                answer = self._attempt(method, url, deadline, options)
+                if answer.status not in FAILURES:
+                    return answer
+                failure, retry_after = AifiUnavailable(f"{server} answers {answer.status}"), answer.retry_after
+            except NETWORK_ERRORS as error:
+                failure = AifiUnavailable(f"{server} at {_describe(error, url)}")
+            try:
+                retry = retry.increment(method, url)
+            except MaxRetryError:
+                raise failure from None
+            pause = _retry_after_seconds(retry, retry_after) or retry.get_backoff_time()
+            if time.monotonic() + pause >= deadline:
+                raise failure
+            time.sleep(pause)
+
+    def _wait_for_turn(self, pace: Pace, deadline: float) -> None:
+        """Wait for a slot; a thread that wakes up late takes another, as late requests would come in a bunch."""
         for _ in range(SLOT_TRIES):
-            asked_at, seconds = time.monotonic(), self._wait_for_slot(self.request_interval)
-            if seconds > SLOT_WAIT_SECONDS:
+            asked_at, seconds = time.monotonic(), self._wait_for_slot(pace.interval)
+            if seconds > SLOT_WAIT_SECONDS or asked_at + seconds >= deadline:
                 raise AifiUnavailable("too many requests to AiFi are waiting")
             time.sleep(seconds)
             if time.monotonic() - asked_at - seconds < SLOT_LATE_SECONDS:
                 return
 
-    def _send(self, method: str, url: str, **options: Any) -> tuple[int, bytes]:
-        """Send one request, again where urllib3's Retry says so; return status and body."""
-        self._pace()
-        options.setdefault("auth", lambda request: request)  # or `requests` looks for a password in ~/.netrc
-        try:
-            with self._session.request(
-                method, url, timeout=(CONNECT_SECONDS, READ_SECONDS), stream=True, allow_redirects=False, **options
-            ) as response:
-                self.clock_ahead_seconds = _clock_ahead(response.headers.get("Date"))
-                return response.status_code, read_body(response, BODY_SECONDS, MAX_ANSWER_BYTES)
-        except requests.Timeout:
-            raise AifiUnavailable("AiFi does not answer in time") from None
-        except NETWORK_ERRORS as error:
-            raise AifiUnavailable(f"AiFi cannot be reached ({type(error).__name__})") from None
+    def _attempt(self, method: str, url: str, deadline: float, options: Mapping[str, Any]) -> Answer:
+        """Send a request once. The body of a failure is not read: it could trickle for as long as it likes."""
+        left = max(0.001, deadline - time.monotonic())
+        timeout = (min(CONNECT_SECONDS, left), min(READ_SECONDS, left))
+        with self._session.request(
+            method, url, timeout=timeout, stream=True, allow_redirects=False, **options
+        ) as response:
+            self.clock_ahead_seconds = _clock_ahead(response.headers.get("Date"))
+            status, retry_after = response.status_code, response.headers.get("Retry-After")
+            body = b"" if status in FAILURES else read_body(response, left, MAX_ANSWER_BYTES)
+            return Answer(status, body, retry_after)
 
 
-class _Bearer(requests.auth.AuthBase):
-    """Sets the token on each request."""
-
-    def __init__(self, token: str):
-        self._token = token
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        request.headers["Authorization"] = f"Bearer {self._token}"
-        return request
-
-
-class _PacedRetry(Retry):
-    """Exponential backoff with jitter, as [G] asks; `before_attempt` is called before each further attempt."""
-
-    def __init__(self, before_attempt: Callable[[], None], **options: Any):
-        defaults: dict[str, Any] = {
-            "total": RETRIES,
-            "backoff_factor": BACKOFF_SECONDS,
-            "backoff_jitter": BACKOFF_SECONDS,
-            "backoff_max": BACKOFF_MAX_SECONDS,
-            "retry_after_max": BACKOFF_MAX_SECONDS,
-            "status_forcelist": (429, 500, 502, 503, 504),
-            "allowed_methods": None,
-            "raise_on_status": False,
-        }
-        super().__init__(**{**defaults, **options})
-        self.before_attempt = before_attempt
-
-    def new(self, **options: Any) -> "_PacedRetry":
-        return super().new(before_attempt=self.before_attempt, **options)
-
-    def sleep(self, response: Any = None) -> None:
-        super().sleep(response)
-        self.before_attempt()
+MAX_CONNECTIONS = 32
+CONNECT_SECONDS, READ_SECONDS = 3.0, 15.0  # of one attempt
+REQUEST_SECONDS = 30.0  # for all of a request: attempts, pauses, waiting for a turn, reading the body
+RETRIES, BACKOFF_SECONDS, PAUSE_SECONDS = 4, 0.25, 10
+FAILURES = (429, 500, 502, 503, 504)  # that may be over at the next attempt
+SLOT_WAIT_SECONDS, SLOT_LATE_SECONDS, SLOT_TRIES = 10, 0.02, 3
+MAX_ANSWER_BYTES = 64 * 1024 * 1024
+NETWORK_ERRORS = (requests.RequestException, HTTPError, OSError)  # reading a streamed body raises urllib3's own
 
 
 def read_body(response: requests.Response, seconds: float, limit: int) -> bytes:
     """Read a streamed answer's body within a bound of time and size, however slowly it trickles.
 
     :raises requests.Timeout: it took longer than `seconds`
-    :raises requests.RequestException: it is longer than `limit` bytes, or broke off
+    :raises requests.exceptions.ContentDecodingError: it is longer than `limit` bytes
     """
     deadline, chunks, size = time.monotonic() + seconds, [], 0
     while chunk := response.raw.read1(65536, decode_content=True):
@@ -318,8 +498,74 @@ def read_body(response: requests.Response, seconds: float, limit: int) -> bytes:
         if time.monotonic() > deadline:
             raise requests.Timeout("the body trickles")
         if size > limit:
-            raise requests.RequestException("the body is too large")
+            raise requests.exceptions.ContentDecodingError("the body is too large")
     return b"".join(chunks)
+
+
+def _describe(error: Exception, url: str) -> str:
+    """Say at which address a server gave no answer, and why; without path, query and credentials."""
+    parts = urlsplit(url)
+    host = f"{parts.hostname}:{parts.port}" if parts.port else f"{parts.hostname}"
+    chain = f"{error!r}"
+    if isinstance(error, requests.exceptions.SSLError) or "SSL" in type(error).__name__:
+        return f"{host} has no certificate that can be trusted, or does not speak TLS"
+    if isinstance(error, (requests.Timeout, TimeoutError)) or "Timeout" in type(error).__name__ or "timed out" in chain:
+        return f"{host} does not answer in time"
+    if isinstance(error, requests.exceptions.ContentDecodingError) and "too large" in chain:
+        return f"{host} answers with more than {MAX_ANSWER_BYTES // 1024 // 1024} MB"
+    if "NameResolutionError" in chain or "getaddrinfo" in chain:
+        return f"{host} cannot be found: there is no such name"
+    if "refused" in chain:
+        return f"{host} refuses the connection"
+    return f"{host} broke the connection off"
+
+
+def _read_json(answer: Answer) -> Any:
+    """Return the JSON of an answer.
+
+    :raises AifiRefused: a 4xx; a 404 only where it is AiFi's own, in JSON: a gateway's says nothing of an order
+    :raises AifiUnavailable: any other status but 200, or no JSON
+    """
+    status = answer.status
+    if status == 401:
+        raise AifiRefused("AiFi refuses the access token (401)", status)
+    if status == 404 and not _is_object(answer.body):
+        raise AifiUnavailable("AiFi answers 404, but not as AiFi does: is AIFI_BASE_URL right?")
+    if 400 <= status < 500:
+        kind = "the access token" if status == 403 else "the request"
+        raise AifiRefused(f"AiFi refuses {kind} ({status}{_aifis_words(answer.body)})", status)
+    if status != 200:
+        raise AifiUnavailable(f"AiFi answers {status}: is AIFI_BASE_URL right?")
+    try:
+        return parse_json(answer.body)
+    except Unreadable:
+        raise AifiUnavailable("AiFi's answer is not JSON") from None
+
+
+def _is_object(body: bytes) -> bool:
+    try:
+        return isinstance(parse_json(body), dict)
+    except Unreadable:
+        return False
+
+
+def _aifis_words(body: bytes) -> str:
+    """Return what AiFi says of a refusal [R: message, errors with field]; nothing that could be a secret."""
+    if not _is_object(body):
+        return ""
+    fields = parse_json(body)
+    errors = fields.get("errors") if isinstance(fields.get("errors"), list) else []
+    named = [error.get("field") for error in errors if isinstance(error, dict)]
+    words = [fields.get("message"), *named]
+    text = ", ".join(word for word in words if isinstance(word, str) and word.isprintable())
+    text = re.sub(r"\S{24,}", "…", text)[:200]
+    return f": {text}" if text else ""
+
+
+def _oauth_error(body: bytes) -> str | None:
+    """Return the token server's own word for its refusal, such as `invalid_client` [R]."""
+    word = parse_json(body).get("error") if _is_object(body) else None
+    return word if isinstance(word, str) and re.fullmatch(r"[a-z_]{1,40}", word) else None
 
 
 def _life_seconds(expires_in: Any) -> float:
@@ -331,6 +577,14 @@ def _life_seconds(expires_in: Any) -> float:
     return seconds if 0 < seconds < math.inf else DEFAULT_LIFE_SECONDS
 
 
+def _retry_after_seconds(retry: Retry, text: str | None) -> float:
+    """Return how long a server asks to wait, within a bound; 0 where it does not say, or nothing that makes sense."""
+    try:
+        return min(retry.parse_retry_after(text), PAUSE_SECONDS) if text else 0.0
+    except HTTPError:
+        return 0.0
+
+
 def _clock_ahead(date: str | None) -> float | None:
     try:
         return (parsedate_to_datetime(date or "") - datetime.now(timezone.utc)).total_seconds()
@@ -338,21 +592,18 @@ def _clock_ahead(date: str | None) -> float | None:
         return None
 
 
-def _parse_json(status: int, body: bytes) -> Any:
-    """Return the JSON of an answer.
+def _widened(filters: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+    """Return filters whose bounds of time let through so many seconds more."""
+    moves = {"min": -seconds, "max": seconds}
+    return {name: shift(value, moves[name[:3]]) if name[:3] in moves else value for name, value in filters.items()}
 
-    :raises AifiRefused: a 4xx
-    :raises AifiUnavailable: any other status but 200, or no JSON
-    """
-    if status in (401, 403):
-        raise AifiRefused(f"AiFi refuses the access token ({status})", status)
-    if status == 429 or status >= 500:
-        raise AifiUnavailable(f"AiFi answers {status}")
-    if status >= 400:
-        raise AifiRefused(f"AiFi refuses the request ({status})", status)
-    if status != 200:
-        raise AifiUnavailable(f"AiFi answers {status}: is AIFI_BASE_URL right?")
-    try:
-        return parse_json(body)
-    except Unreadable:
-        raise AifiUnavailable("AiFi's answer is no JSON") from None
+
+def _anchors_of(orders: Any) -> list[Anchor]:
+    """Return the places of those raw orders that have one."""
+    places = ((read_drafted_at(order), read_order_id(order)) for order in orders)
+    return [Anchor(drafted_at, order_id) for drafted_at, order_id in places if drafted_at and order_id]
+
+
+def _key(order: Any) -> str:
+    """Return what tells raw orders apart: AiFi's id, or all of what has none."""
+    return read_order_id(order) or repr(order)

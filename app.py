@@ -34,8 +34,9 @@ from commands import backfill, doctor, status
 from config import LOCAL_HOSTS, Config, read_config
 from database import Database
 from diagnosis import REMEDIES, Notes, Services, age_seconds, diagnose, look_over
-from errors import Cause, StoreError
-from mirror import Flights, Mirror, Settings
+from errors import BridgeError, Cause, StoreError
+from intake import Settings
+from mirror import Mirror, Tasks
 from store import Store, layout
 from translation import CheckoutWebhook, OtherWebhook, Unreadable, parse_json, read_webhook
 
@@ -74,7 +75,7 @@ def create_app(config: Config | None = None) -> Flask:
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES + 1  # one more tells a body that is too long from one cut there
     app.url_map.merge_slashes = False  # a redirect would be no JSON
     app.wsgi_app = ProxyFix(app.wsgi_app, x_host=1)  # one proxy: the platform's router
-    app.extensions["bridge"], app.extensions["payments"] = _wire(config), Flights()
+    app.extensions["bridge"], app.extensions["payments"] = _wire(config), Tasks()
     for prefix, name in (("/v1", "v1"), ("", "root")):
         app.add_url_rule(f"{prefix}/latest_orders", f"{name}_latest_orders", latest_orders)
         app.add_url_rule(f"{prefix}/orders/<order_id>", f"{name}_order", get_order)
@@ -86,7 +87,7 @@ def create_app(config: Config | None = None) -> Flask:
     app.add_url_rule("/readme", "readme", readme)
     for command in (doctor, backfill, status):
         app.cli.add_command(command)
-    for error in (HTTPException, aifi.AifiUnavailable, StoreError):
+    for error in (HTTPException, BridgeError):
         app.register_error_handler(error, _answer_error)
     return app
 
@@ -227,7 +228,7 @@ def take_webhook() -> Response:
         raise Unauthorized("Send the webhook secret as Authorization: Bearer or as ?token=.")
     body = _read_body()
     try:
-        webhook = read_webhook(parse_json(body), _services().store.now(), config.currency)
+        webhook = read_webhook(parse_json(body, refuse_nan=True), _services().store.now(), config.currency)
     except Unreadable as error:
         log.warning("Webhook refused: %s", error)
         _services().notes.note(Cause.WEBHOOK_REFUSED, f"A webhook was refused: {error}")
@@ -299,7 +300,7 @@ def status_page() -> Response:
     services = _services()
     if not _matches((_password(),), services.config.aide_api_keys):
         return _ask_to_log_in()
-    services.mirror.try_refresh()
+    services.mirror.refresh_if_stale()
     # Over plain http others may read along; on the machine itself there are none.
     secure = request.is_secure or request.host.rsplit(":", 1)[0].strip("[]") in LOCAL_HOSTS
     shown = secure and request.args.get("secrets") == "show"

@@ -46,12 +46,16 @@ class Database:
 
     :param path: the file; created, set aside or begun anew as needed
     :param clock: seconds since 1970; tests replace it
+    :param may_replace: whether a file that is of no use may be set aside; a command leaves that to the service
     """
 
-    def __init__(self, path: str, layout: Layout, clock: Callable[[], float] = time.time):
+    def __init__(
+        self, path: str, layout: Layout, clock: Callable[[], float] = time.time, may_replace: bool = True
+    ) -> None:
         self.name = os.path.abspath(path)
         self.clock = clock
         self._layout = layout
+        self._may_replace = may_replace
         self._idle: list[_Connection] = []
         self._writing = threading.Lock()  # lets the threads queue, where SQLite's own lock makes them poll
 
@@ -91,6 +95,24 @@ class Database:
         except OSError as error:
             raise StoreError(f"the database's folder cannot be opened: {error.strerror}") from error
 
+    @contextlib.contextmanager
+    def lock(self, name: str) -> Iterator[bool]:
+        """Hold the lock of that name over all threads and processes; yield whether it was free.
+
+        It is the system's lock on a file beside the database, so it dies with its holder: nobody waits for a dead one,
+        and nothing has to be renewed.
+
+        :raises StoreError: the file cannot be opened
+        """
+        try:
+            handle = os.open(f"{self.name}.{name}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise StoreError(f"the database's folder cannot be used: {error.strerror}") from error
+        try:
+            yield _try_lock(handle)
+        finally:
+            os.close(handle)
+
     # --- connections and transactions ---
 
     def _transact(
@@ -102,7 +124,7 @@ class Database:
     ) -> T:
         """Run `work` in a transaction; a damaged file is set aside, and the work done once more on a new one."""
         for last_try in (False, True):
-            db = self._take_idle() or self._open()
+            db = self._connection()
             try:
                 db.configure(durable, patience)
                 if begin:
@@ -112,7 +134,7 @@ class Database:
                     db.execute("COMMIT")
             except sqlite3.Error as error:
                 db.close()
-                if last_try or not _is_damage(error):
+                if last_try or not (self._may_replace and _is_damage(error)):
                     raise StoreError(f"the database cannot be used: {error}") from error
                 self._set_aside(db.file_id[0], str(error))
             except BaseException:
@@ -123,16 +145,21 @@ class Database:
                 return result
         raise AssertionError("unreachable")
 
-    def _take_idle(self) -> "_Connection | None":
-        """Return an idle connection, unless the file was deleted or replaced since it was opened."""
-        while True:
+    def _connection(self) -> "_Connection":
+        """Return an idle connection, unless the file was deleted or replaced since it was opened; else a new one."""
+        while self._idle:
             try:
                 db = self._idle.pop()
-            except IndexError:
-                return None
-            if db.file_id == _file_id(self.name):
-                return db
+            except IndexError:  # another thread was faster
+                break
+            try:
+                if db.file_id == _file_id(self.name):
+                    return db
+            except OSError as error:
+                db.close()
+                raise StoreError(f"the database cannot be looked at: {error.strerror}") from error
             db.close()
+        return self._open()
 
     def _open(self) -> "_Connection":
         """Connect to the file; where it is missing or of no use, start a new one, one process at a time."""
@@ -142,7 +169,7 @@ class Database:
                 try:
                     return self._connect()
                 except sqlite3.Error as error:
-                    if last_try or not _is_damage(error):
+                    if last_try or not (self._may_replace and _is_damage(error)):
                         raise StoreError(f"the database cannot be opened: {error}") from error
                     self._rename(str(error))
         raise AssertionError("unreachable")
@@ -192,7 +219,7 @@ class Database:
         if _inode(self.name) is None:
             self._remove(self.name)
             self._remove_companions()
-        elif index and not journal:
+        elif index and not journal and self._may_replace:
             self._rename("its journal was deleted")
 
     def _set_aside(self, inode: tuple[int, int] | None, why: str) -> None:

@@ -70,8 +70,7 @@ class Services:
     notes: Notes
 
     def close(self) -> None:
-        """Give back what is held, and close the database."""
-        self.mirror.close()
+        """Close the database."""
         self.store.close()
 
 
@@ -84,6 +83,10 @@ REMEDIES = {
     Cause.AIFI_REFUSES: "Check AIFI_BASE_URL.",
     Cause.AIFI_UNAVAILABLE: "Nothing to do: it is tried again at every poll. If it lasts, check AIFI_BASE_URL (or "
     "AIFI_TOKEN_URL), or ask AiFi.",
+    Cause.AIFI_UNREADABLE: "Ask AiFi whether its Orders API has changed, and look for a newer version of this bridge.",
+    Cause.AIFI_ORDER_UNREADABLE: "The other orders are served. Ask AiFi about the order, or tell the bridge's makers.",
+    Cause.AIFI_CUSTOMERS_REFUSED: "Ask AiFi for a token that may read customers too. Orders are served without it.",
+    Cause.UNEXPECTED: "Orders are served from the mirror. Please report this, with the log's lines.",
     Cause.DATABASE_UNAVAILABLE: "Check that the folder of DATABASE_PATH can be written and is on a local disk.",
     Cause.DISK_FULL: "Make room on the disk of DATABASE_PATH, or give the service a larger one.",
     Cause.NO_ORDERS: "A store that has sold nothing yet has no orders. If yours has, correct the variable; the command "
@@ -180,7 +183,6 @@ def diagnose(services: Services) -> Diagnosis:
     except StoreError as error:
         found = [name_cause(services, error)]
     if marks:
-        notes = _note_failure(services, marks, notes)
         found += _aifi_problems(config, marks, notes)
         found += _caller_problems(services, notes)
         found += _payment_problems(config, notes)
@@ -194,21 +196,11 @@ def diagnose(services: Services) -> Diagnosis:
     return Diagnosis(problems, _next_steps(config, marks, notes) if marks else [], in_use, marks, notes)
 
 
-def _note_failure(services: Services, marks: Marks, notes: dict[str, Note]) -> dict[str, Note]:
-    """Keep AiFi's failure as a note, once for all of it, as the marks forget it when AiFi answers again."""
-    if not (marks.failing_since and marks.cause):
-        return notes
-    noted = notes.get(marks.cause)
-    if noted and noted.at >= marks.failing_since:
-        return notes
-    return services.store.notes() if services.notes.note(marks.cause, str(marks.error)) else notes
-
-
 def _aifi_problems(config: Config, marks: Marks, notes: dict[str, Note]) -> list[tuple[Cause, str]]:
     if marks.failing_since:
         return [(Cause(marks.cause), f"{marks.error}, since {minute_text(marks.failing_since)}")]
     # Several stores are filtered here, so AiFi's list may have shown orders of which none was kept, and none served.
-    shown = marks.newest_draft and not (config.store_ids[1:] and "poll" in notes)
+    shown = marks.newest and not (config.store_ids[1:] and "poll" in notes)
     if config.filters and marks.refreshed_at and not marks.served_until and not shown:
         return [(Cause.NO_ORDERS, f"AiFi shows no orders with {describe_filters(config)}")]
     return []

@@ -9,6 +9,10 @@ class Cause(str, Enum):
     AIFI_TOKEN_REFUSED = "aifi_token_refused"  # noqa: S105 - a name
     AIFI_REFUSES = "aifi_refuses"
     AIFI_UNAVAILABLE = "aifi_unavailable"
+    AIFI_UNREADABLE = "aifi_unreadable"
+    AIFI_ORDER_UNREADABLE = "aifi_order_unreadable"
+    AIFI_CUSTOMERS_REFUSED = "aifi_customers_refused"
+    UNEXPECTED = "unexpected"
     DATABASE_UNAVAILABLE = "database_unavailable"
     DISK_FULL = "disk_full"
     NO_ORDERS = "no_orders"
@@ -35,3 +39,12 @@ class StoreError(BridgeError):
     """The mirror cannot be read or written now. Trying again later may help."""
 
     cause = Cause.DATABASE_UNAVAILABLE
+
+
+class Unexpected(BridgeError):
+    """Something failed that no rule foresees; the log has the details."""
+
+    cause = Cause.UNEXPECTED
+
+    def __init__(self, error: BaseException):
+        super().__init__(f"an unexpected {type(error).__name__}; the log tells more")

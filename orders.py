@@ -4,18 +4,44 @@ Every time is fixed-width UTC text (`2025-11-01T00:00:00.000Z`), so the order of
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Any, NamedTuple, Protocol
 
-from times import DAY, HOUR, MINUTE, shift
+from times import DAY, HOUR, MINUTE, age, shift
+
+HISTORY, LIST, SWEEP, DETAIL, WEBHOOK = "history", "list", "sweep", "detail", "webhook"
+LISTS = frozenset({HISTORY, LIST, SWEEP})
 
 SETTLING_SECONDS = HOUR  # an order is nearly always settled within this time of its draft
-HISTORY, LIST, REREAD, DETAIL, WEBHOOK = "history", "list", "reread", "detail", "webhook"
 LIFE = ("draft", "completed_so_far", "completed", "paymentProcessing", "unpaid", "paid", "contested", "reviewed")
 OPEN = frozenset({"draft", "completed_so_far", "completed", "paymentProcessing", "contested", "unpaid"})
-LISTED = frozenset({"external_id", "customer_id", "currency"})  # shown by the list, and not by every webhook
-FILLINGS = frozenset({"created_at", "line_items", "session"})  # detail of a state, no news of their own
-UNCONFIRMED, PUSHED, ALWAYS = "0", "1", "9"  # of Order.watch, as texts around all times
+
+# What a list can show: only this is news. What a webhook may lack is news when it appears, too.
+CONTENT = (
+    *("status", "total_amount", "subtotal_amount", "tax_amount", "currency", "line_items"),
+    *("external_id", "customer_id", "version", "refunded", "contest"),
+)
+APPEARING = frozenset({"external_id", "customer_id", "currency", "refunded", "contest"})
+
+# Of Order.watch: texts that sort below and above all times.
+UNCONFIRMED, PUSHED, ALWAYS = "0", "1", "9"
+
+
+class Anchor(NamedTuple):
+    """Where an order stands in AiFi's lists, which are sorted by draft time."""
+
+    drafted_at: str
+    id: str
+
+    def __str__(self) -> str:
+        return f"{self.drafted_at} {self.id}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Anchor":
+        """Read what `str` wrote."""
+        drafted_at, _, order_id = text.partition(" ")
+        return cls(drafted_at, order_id)
 
 
 @dataclass(frozen=True)
@@ -23,8 +49,9 @@ class Snapshot:
     """One look at an order, in Aide's fields.
 
     `order` leaves out what AiFi did not say; None stands for what AiFi said there is not. `at` is AiFi's time of this
-    state. `source` is HISTORY (a page below the horizon), LIST (of what is new or changed), REREAD (of everything in a
-    span), DETAIL or WEBHOOK. A webhook may know the session instead of the id.
+    state; `dated`: it is AiFi's own `updatedAt`, not made of other times. `source` is HISTORY (a page below the
+    horizon), LIST (of what is new or changed), SWEEP, DETAIL or WEBHOOK; `listed`: a list showed the order at its draft
+    time. A webhook may know the session instead of the id.
     """
 
     id: str | None
@@ -33,6 +60,8 @@ class Snapshot:
     source: str
     session_id: str | None = None
     version: int | None = None
+    dated: bool = False
+    listed: bool = False
 
 
 @dataclass(frozen=True)
@@ -44,12 +73,15 @@ class Order:
     order: Mapping[str, Any]
     session_id: str | None
     version: int | None
-    aifi_at: str
-    pushed_at: str | None
-    checked_at: str | None
-    confirmed: bool
-    detailed: bool
-    cut: bool
+    aifi_at: str  # AiFi's time of this state
+    dated: bool  # that is AiFi's own `updatedAt`
+    seen_at: str  # when this state was taken in
+    pushed_at: str | None  # when the webhook came that brought this state; None: the Orders API did
+    checked_at: str | None  # when the Orders API was last asked about the order
+    confirmed: bool  # the Orders API has shown the order
+    listed: bool  # a list has shown it at its draft time
+    detailed: bool  # its details of this state are in
+    cut: bool  # met on a history page, and placed before AiFi's own time
 
     @property
     def status(self) -> str:
@@ -83,6 +115,14 @@ class Order:
         return {**named, **known, "canceled_at": None}
 
 
+class Outcome(Enum):
+    """What a look at an order told."""
+
+    NEW = "new"
+    CHANGED = "changed"
+    SAME = "no news"
+
+
 class Extent(Protocol):
     """What of the mirror an order's place depends on: the marks that the store keeps."""
 
@@ -108,6 +148,32 @@ def session_key(session_id: str) -> str:
     return f"session-{session_id}" if session_id.isdigit() else session_id
 
 
+def take_in(
+    stored: Order | None, kept: Order | None, snapshot: Snapshot, now: str, extent: Extent
+) -> tuple[Order, Outcome]:
+    """Return the order as it stands after a snapshot, and what that told.
+
+    :param stored: the order's row, if there is one
+    :param kept: the row that webhooks without an order id made of the same session; it becomes part of the order
+    """
+    base = stored or kept
+    if stored and kept and kept.pushed_at and applies(stored, _as_webhook(kept), kept.pushed_at):
+        base = _merge(stored, _as_webhook(kept), kept.pushed_at, extent)
+    if base is None or applies(base, snapshot, now):
+        after = _merge(base, snapshot, now, extent)
+    elif snapshot.source != WEBHOOK:
+        after = replace(base, checked_at=now, confirmed=True, listed=base.listed or snapshot.listed)
+    else:
+        after = base
+    if kept and not stored and snapshot.id:  # to Aide the order has a new id
+        after = replace(after, id=snapshot.id, updated_at=_place(kept, snapshot, now, extent)[0])
+    if stored is None:
+        return after, Outcome.NEW
+    told = [key for key in CONTENT if key != "line_items" and key in stored.order and key in after.order]
+    changed = any(conflict(stored.order[key], after.order[key]) for key in told)
+    return after, Outcome.CHANGED if changed or after.updated_at != stored.updated_at else Outcome.SAME
+
+
 def takes_back(old_status: str, new_status: str) -> bool:
     """Return whether the new status lies before the old one in an order's life; unknown words lie nowhere."""
     if old_status not in LIFE or new_status not in LIFE:
@@ -119,78 +185,35 @@ def applies(row: Order, snapshot: Snapshot, now: str) -> bool:
     """Return whether the snapshot replaces the stored state.
 
     A webhook must not be older, nor take the order back. The Orders API always beats a webhook, but for a minute, when
-    its lists may lag behind, must not take the order back. Between API answers the version decides, then the time.
+    its lists may lag behind, must not take the order back. Between API answers the version decides, then `updatedAt`,
+    then the later answer; after an hour AiFi's answer counts even if it went back, as after a restore.
     """
     back = takes_back(row.status, snapshot.order.get("status") or "")
-    stored_at = min(row.aifi_at, row.checked_at or row.aifi_at)  # a time after we saw it was a clock ahead
+    stored_at = min(row.aifi_at, row.seen_at)  # a time after we saw it was a clock ahead
     if snapshot.source == WEBHOOK:
-        return snapshot.at >= stored_at and not back
+        return min(snapshot.at, now) >= stored_at and not back
     if row.pushed_at is not None:
-        return not back or now >= shift(row.pushed_at, MINUTE)
+        return not back or age(row.pushed_at, now) >= MINUTE
+    if age(row.seen_at, now) > HOUR:
+        return True
     known = row.version or 1
-    return (snapshot.version or known, snapshot.at) >= (known, stored_at)
+    if (snapshot.version or known) != known:
+        return (snapshot.version or known) > known
+    return snapshot.at >= stored_at or not ((row.dated and snapshot.dated) or back)
 
 
 def is_news(row: Order, snapshot: Snapshot) -> bool:
-    """Return whether the snapshot says something else than the row; more detail of the same state is no news."""
-    same_state = snapshot.source == WEBHOOK or row.pushed_at is not None or snapshot.at <= row.aifi_at
-    for key, value in snapshot.order.items():
+    """Return whether the snapshot says something else than the row, of what a list can show."""
+    for key in CONTENT:
+        value = snapshot.order.get(key)
+        if key not in snapshot.order or (key == "line_items" and not _same_kind_of_lines(row, snapshot)):
+            continue
         if key in row.order:
-            if conflict(row.order[key], value) and not (same_state and key in FILLINGS):
+            if conflict(row.order[key], value):
                 return True
-        elif value is not None and (key in LISTED or not (same_state or key in FILLINGS)):
+        elif value and key in APPEARING:
             return True
     return False
-
-
-def place(row: Order | None, snapshot: Snapshot, now: str, extent: Extent) -> tuple[str, bool]:
-    """Return the `updated_at` of a new or changed order, and whether it was cut.
-
-    It is AiFi's time, but never later than now, never before the order's former place, and never at or below what was
-    served: who reads from the top down to what is known would overlook it there, so it goes to the head. An order met
-    below the horizon is no news: it stays within an hour of its draft, and so below all that was served.
-    """
-    at = min(snapshot.at, now)
-    if row is None and _is_history(snapshot, extent):
-        limit = shift(snapshot.order["created_at"], SETTLING_SECONDS)
-        return min(at, limit), at > limit
-    if row is not None:
-        at = max(at, row.updated_at)
-    if extent.served_until and at <= extent.served_until:
-        at = max(now, shift(extent.served_until, 0.001))
-    return at, False
-
-
-def _is_history(snapshot: Snapshot, extent: Extent) -> bool:
-    """Return whether an unknown order is an old one met by reading back or looking up, not because it changed."""
-    if extent.begun_at and snapshot.at > extent.begun_at:  # it changed while this file has been watching
-        return False
-    if snapshot.source == HISTORY or extent.horizon is None:
-        return snapshot.source in (HISTORY, REREAD, DETAIL)
-    below = not extent.complete and snapshot.order["created_at"] <= extent.horizon
-    return snapshot.source in (REREAD, DETAIL) and below
-
-
-def merge(row: Order | None, snapshot: Snapshot, now: str, extent: Extent) -> Order:
-    """Return the order as it stands after a snapshot that applies."""
-    from_api = snapshot.source != WEBHOOK
-    news = row is None or is_news(row, snapshot)
-    uncut = row is not None and row.cut and snapshot.source in (LIST, REREAD, WEBHOOK)
-    updated_at, cut = place(row, snapshot, now, extent) if news or uncut else (row.updated_at, row.cut)
-    keeps_api_state = row is not None and not from_api and not news
-    return Order(
-        id=snapshot.id or (row.id if row else session_key(snapshot.session_id)),
-        updated_at=updated_at,
-        order=_merge_fields(row, snapshot, news),
-        session_id=snapshot.session_id or (row.session_id if row else None),
-        version=snapshot.version or (row.version if row else None),
-        aifi_at=row.aifi_at if keeps_api_state else snapshot.at,
-        pushed_at=None if from_api else row.pushed_at if keeps_api_state else now,
-        checked_at=now if from_api else row.checked_at if row else None,
-        confirmed=from_api or bool(row and row.confirmed),
-        detailed=snapshot.source == DETAIL or bool(row and row.detailed and not news),
-        cut=cut,
-    )
 
 
 def conflict(old: Any, new: Any) -> bool:
@@ -199,21 +222,116 @@ def conflict(old: Any, new: Any) -> bool:
         return any(conflict(old[key], new[key]) for key in old.keys() & new.keys())
     if isinstance(old, list) and isinstance(new, list):
         return len(old) != len(new) or any(map(conflict, old, new))
-    return old != new
+    return bool(old != new)
 
 
-def _merge_fields(row: Order | None, snapshot: Snapshot, news: bool) -> dict[str, Any]:
-    """Return both looks in one: the snapshot's word counts, but must not blur better detail of the same state."""
+def _same_kind_of_lines(row: Order, snapshot: Snapshot) -> bool:
+    """Return whether line items can be compared: webhooks, lists and details show those of one state differently."""
+    if snapshot.source == WEBHOOK or row.pushed_at is not None:
+        return snapshot.source == WEBHOOK and row.pushed_at is not None
+    return row.detailed == (snapshot.source == DETAIL) or snapshot.at > row.aifi_at
+
+
+def _place(row: Order | None, snapshot: Snapshot, now: str, extent: Extent) -> tuple[str, bool]:
+    """Return the `updated_at` of a new or changed order, and whether it was cut.
+
+    It is AiFi's time, but never later than now, never before the order's former place, and always above what was
+    served: who reads from the top down to what is known would overlook it there. Just above, not at the present time:
+    AiFi's clock may be behind ours, and what it dates next must be above that, too. An order met below the horizon is
+    no news: it stays within an hour of its draft, and so below all that was served.
+    """
+    at = min(snapshot.at, now)
+    if row is None and _is_history(snapshot, extent):
+        limit = shift(snapshot.order["created_at"], SETTLING_SECONDS)
+        return min(at, limit), at > limit
+    if row is not None:
+        at = max(at, row.updated_at)
+    if extent.served_until and at <= extent.served_until:
+        at = shift(extent.served_until, 0.001)
+    return at, False
+
+
+def _is_history(snapshot: Snapshot, extent: Extent) -> bool:
+    """Return whether an unknown order is an old one met by reading back or looking up, not because it changed.
+
+    The horizon is today's: a page that was asked for before others went deeper may bring what they have not seen.
+    """
+    if snapshot.source in (LIST, WEBHOOK) or extent.complete:
+        return False
+    if extent.begun_at and snapshot.at > extent.begun_at:  # it changed while this database has been watching
+        return False
+    if extent.horizon is None:
+        return extent.served_until is None
+    return bool(snapshot.order["created_at"] <= extent.horizon)
+
+
+def _merge(row: Order | None, snapshot: Snapshot, now: str, extent: Extent) -> Order:
+    """Return the order as it stands after a snapshot that applies."""
+    from_api = snapshot.source != WEBHOOK
     if row is None:
-        return dict(snapshot.order)
-    merged = {**row.order, **snapshot.order}
+        updated_at, cut = _place(None, snapshot, now, extent)
+        return Order(
+            id=snapshot.id or session_key(snapshot.session_id or ""),
+            updated_at=updated_at,
+            order=dict(snapshot.order),
+            session_id=snapshot.session_id,
+            version=snapshot.version,
+            aifi_at=snapshot.at if from_api else min(snapshot.at, now),
+            dated=snapshot.dated,
+            seen_at=now,
+            pushed_at=None if from_api else now,
+            checked_at=now if from_api else None,
+            confirmed=from_api,
+            listed=snapshot.listed,
+            detailed=snapshot.source == DETAIL,
+            cut=cut,
+        )
+    news = is_news(row, snapshot)
+    uncut = row.cut and snapshot.source in (LIST, SWEEP, WEBHOOK)
+    updated_at, cut = _place(row, snapshot, now, extent) if news or uncut else (row.updated_at, row.cut)
+    if not from_api and not news:  # a webhook that repeats what is known confirms nothing
+        state: dict[str, Any] = {}
+    else:
+        at = snapshot.at if from_api else min(snapshot.at, now)
+        same_state = not news and row.pushed_at is None and at == row.aifi_at
+        state = {
+            "aifi_at": at,
+            "dated": snapshot.dated,
+            "seen_at": row.seen_at if same_state else now,
+            "pushed_at": None if from_api else now,
+        }
+    return replace(
+        row,
+        id=snapshot.id or row.id,
+        updated_at=updated_at,
+        order=_merge_fields(row, snapshot, news),
+        session_id=snapshot.session_id or row.session_id,
+        version=snapshot.version or row.version,
+        checked_at=now if from_api else row.checked_at,
+        confirmed=from_api or row.confirmed,
+        listed=row.listed or snapshot.listed,
+        detailed=snapshot.source == DETAIL or (row.detailed and not news),
+        cut=cut,
+        **state,
+    )
+
+
+def _merge_fields(row: Order, snapshot: Snapshot, news: bool) -> dict[str, Any]:
+    """Return both looks in one: the snapshot's word counts, but must not blur better detail of the same state."""
+    known = dict(row.order)
+    if snapshot.order.get("status", row.status) != row.status and isinstance(known.get("payment"), dict):
+        known["payment"] = {key: value for key, value in known["payment"].items() if key != "status"}
+    merged = {**known, **snapshot.order}
     for key, value in snapshot.order.items():
-        old = row.order.get(key)
-        if isinstance(value, dict) and isinstance(old, dict):
-            merged[key] = {**old, **value}
+        if isinstance(value, dict) and isinstance(known.get(key), dict):
+            merged[key] = {**known[key], **value}
     blurs = snapshot.source == WEBHOOK or (row.detailed and snapshot.source != DETAIL)
-    if blurs and not news and "line_items" in row.order:
-        merged["line_items"] = row.order["line_items"]
+    if blurs and not news and "line_items" in known:
+        merged["line_items"] = known["line_items"]
     if snapshot.source == WEBHOOK and row.confirmed:
-        merged["created_at"] = row.order["created_at"]
-    return merged
+        merged["created_at"] = known["created_at"]
+    return {key: value for key, value in merged.items() if value != {}}
+
+
+def _as_webhook(row: Order) -> Snapshot:
+    return Snapshot(None, row.order, row.aifi_at, WEBHOOK, row.session_id, row.version)

@@ -1,101 +1,93 @@
-"""The mirror's tables and statements: orders, customers, marks and notes, as Aide and the operator read them.
+"""The mirror's tables and statements: orders, customers, marks, sweeps and notes.
 
 Every time is fixed-width UTC text (`2025-11-01T00:00:00.000Z`), so the order of the text is the order of time.
 """
 
 import json
-import logging
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields, replace
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, fields, replace
+from enum import Enum
+from typing import Any
 
 from database import Database, Layout
 from errors import StoreError
-from orders import (
-    ALWAYS,
-    FILLINGS,
-    PUSHED,
-    SETTLING_SECONDS,
-    UNCONFIRMED,
-    WEBHOOK,
-    Order,
-    Snapshot,
-    applies,
-    conflict,
-    merge,
-    place,
-    session_key,
-)
+from orders import ALWAYS, PUSHED, SETTLING_SECONDS, UNCONFIRMED, Anchor, Order, Outcome, Snapshot, take_in
 from times import HOUR, MINUTE, shift, utc_text
-
-log = logging.getLogger("bridge.store")
-T = TypeVar("T")
-
 
 VERSION = 2  # of TABLES: a file of another version is set aside
 TABLES = """
 CREATE TABLE orders (
-    id TEXT PRIMARY KEY,             -- AiFi's id; session_key() while only webhooks without one are known
+    id TEXT PRIMARY KEY,             -- AiFi's id; orders.session_key() while only webhooks without one are known
     updated_at TEXT NOT NULL,        -- the order's place in the list
     created_at TEXT NOT NULL,
-    status TEXT NOT NULL,
     customer_id TEXT,
     session_id TEXT,
+    session_lower TEXT, external_lower TEXT,  -- in small letters: people type them
     version INTEGER,
-    aifi_at TEXT NOT NULL,           -- AiFi's own time of this state
-    pushed_at TEXT,                  -- when the webhook came that brought this state; NULL: the Orders API did
-    checked_at TEXT,                 -- when the Orders API was last asked about the order
-    confirmed INTEGER NOT NULL,      -- 1: the Orders API has shown the order
-    detailed INTEGER NOT NULL,       -- 1: its details of this state are in
-    cut INTEGER NOT NULL,            -- 1: met on a history page and placed before AiFi's own time
+    aifi_at TEXT NOT NULL, dated INTEGER NOT NULL, seen_at TEXT NOT NULL, pushed_at TEXT, checked_at TEXT,
+    confirmed INTEGER NOT NULL, listed INTEGER NOT NULL, detailed INTEGER NOT NULL, cut INTEGER NOT NULL,
     watch TEXT,                      -- why and how long AiFi is asked about it; see Order.watch
     summary TEXT NOT NULL,           -- JSON, the fields that the list shows
     detail TEXT NOT NULL             -- JSON, all others
 );
 CREATE INDEX orders_by_update ON orders (updated_at, id);
-CREATE INDEX orders_by_session ON orders (session_id) WHERE session_id IS NOT NULL;
+CREATE INDEX orders_by_draft ON orders (created_at, id);
+CREATE INDEX orders_by_session ON orders (session_lower) WHERE session_lower IS NOT NULL;
+CREATE INDEX orders_by_external ON orders (external_lower) WHERE external_lower IS NOT NULL;
 CREATE INDEX orders_by_customer ON orders (customer_id) WHERE customer_id IS NOT NULL;
 CREATE INDEX orders_watched ON orders (watch) WHERE watch IS NOT NULL;
 CREATE TABLE customers (id TEXT PRIMARY KEY, body TEXT NOT NULL, aifi_at TEXT NOT NULL, known_at TEXT NOT NULL);
 CREATE INDEX customers_by_time ON customers (known_at);
 CREATE TABLE marks (
-    file TEXT NOT NULL DEFAULT (hex(randomblob(8))),  -- tells this file from one that was begun anew
-    served_until TEXT,               -- the latest updated_at that was served
-    begun_at TEXT,                   -- when the first refresh of this file began
-    horizon TEXT, complete INTEGER NOT NULL DEFAULT 0,
-    newest_draft TEXT, newest_update TEXT,
-    refreshed_at TEXT, reread_at TEXT, unfiltered_at TEXT,
-    failures INTEGER NOT NULL DEFAULT 0, failing_since TEXT, retry_at TEXT, cause TEXT, error TEXT,
-    next_request_at REAL NOT NULL DEFAULT 0
+    file TEXT NOT NULL DEFAULT (hex(randomblob(8))),  -- tells this database from one that was begun anew
+    served_until TEXT, begun_at TEXT, horizon TEXT, horizon_id TEXT, complete INTEGER NOT NULL DEFAULT 0,
+    newest TEXT, gap_top TEXT, gap_low TEXT,
+    newest_update TEXT, newest_update_id TEXT, changed_at TEXT, unfiltered_at TEXT, refreshed_at TEXT,
+    failures INTEGER NOT NULL DEFAULT 0, failing_since TEXT, retry_at TEXT, cause TEXT, error TEXT
 );
-CREATE TABLE leases (name TEXT PRIMARY KEY, holder TEXT NOT NULL, until REAL NOT NULL);
+CREATE TABLE sweeps (
+    name TEXT PRIMARY KEY, begun_at TEXT NOT NULL, place TEXT, stepped_at TEXT, ended_at TEXT,
+    compared INTEGER NOT NULL DEFAULT 0, found INTEGER NOT NULL DEFAULT 0
+);
+CREATE TABLE slots (next_at REAL NOT NULL);
 CREATE TABLE notes (name TEXT PRIMARY KEY, at TEXT NOT NULL, text TEXT NOT NULL, count INTEGER NOT NULL DEFAULT 1);
 INSERT INTO marks DEFAULT VALUES;
+INSERT INTO slots VALUES (0);
 """
 
 # A page's summaries and the marks, in one row: Python hands its threads' lock over at each row and statement, which
-# under load costs more than they do. JSON has no bare line feed. The order is that of the inner query.
+# under load costs more than they do. JSON has no bare line feed. The order is that of the inner query. While AiFi was
+# not read yet nothing is shown, and until the history is complete nothing that older orders could still slip below.
 PAGE_SQL = f"""
 SELECT (SELECT group_concat(summary, char(10)) FROM (
             SELECT summary FROM orders WHERE (updated_at, id) < (?, ?) AND updated_at > CASE
-                WHEN complete THEN '' WHEN horizon IS NULL THEN '~'
+                WHEN complete THEN '' WHEN horizon IS NULL THEN CASE WHEN refreshed_at IS NULL THEN '~' ELSE '' END
                 ELSE strftime('%Y-%m-%dT%H:%M:%fZ', horizon, '+{SETTLING_SECONDS} seconds') END
             ORDER BY updated_at DESC, id DESC LIMIT ?)) AS summaries,
        marks.* FROM marks
 """  # noqa: S608 - a constant
 
 SUMMARY_FIELDS = ("id", "updated_at", "display_id", "created_at", "status", "total_amount", "currency", "customer_id")
-NOTE_PATIENCE_SECONDS = 0.2
 MAX_UNCONFIRMED = 10_000  # orders that only webhooks have named
 MAX_CUSTOMERS = 10_000
+NOTE_PATIENCE_SECONDS = 0.2
+FEW_VARIABLES = 500  # of one statement; SQLite bears 999 in its oldest builds
 
 
-class FileLost(StoreError):
-    """The file was lost and begun anew since its marks were read, so what was stored in between is gone."""
+class MarksMoved(StoreError):
+    """The marks are not what they were when they were read: another process moved them, or the file was begun anew."""
 
     def __init__(self) -> None:
-        super().__init__("the database was begun anew meanwhile")
+        super().__init__("the mirror was changed by another process meanwhile")
+
+
+class NotServed(Enum):
+    """Why a page is not served as it stands."""
+
+    STALE = "the mirror must be refreshed first"
+    BELOW_HORIZON = "it would reach below the horizon"
 
 
 @dataclass(frozen=True)
@@ -108,6 +100,57 @@ class Page:
     summaries: list[str]
     last: tuple[str, str] | None
     ended: bool
+
+
+@dataclass(frozen=True)
+class Marks:
+    """How far the mirror has come.
+
+    `served_until`: the latest `updated_at` that was served. `begun_at`: when the first refresh began. `horizon`: all
+    orders drafted since are here, `horizon_id` is the oldest; None: AiFi has shown no order yet. `complete`: AiFi has
+    nothing older. `newest`: the newest order that a list has shown. `gap_top`, `gap_low`: a reading of new orders that
+    broke off has everything between these two. `newest_update`, `newest_update_id`: the newest `updatedAt` that a list
+    has shown. `changed_at`: when the list of changes was last read. `unfiltered_at`: when AiFi last did not know
+    `minUpdatedAt`. `refreshed_at`: when the last successful refresh began. The others tell of the last failure.
+    """
+
+    file: str
+    served_until: str | None
+    begun_at: str | None
+    horizon: str | None
+    horizon_id: str | None
+    complete: int
+    newest: str | None
+    gap_top: str | None
+    gap_low: str | None
+    newest_update: str | None
+    newest_update_id: str | None
+    changed_at: str | None
+    unfiltered_at: str | None
+    refreshed_at: str | None
+    failures: int
+    failing_since: str | None
+    retry_at: str | None
+    cause: str | None
+    error: str | None
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A comparison of the mirror with AiFi's list, from the newest draft down.
+
+    `place` is the last order compared in this round, None at its top; `begun_at`: when the round began; `stepped_at`:
+    when it went on last; `ended_at`: when the last whole round ended. `compared` counts this round's orders, `found`
+    all that ever differed.
+    """
+
+    name: str
+    begun_at: str
+    place: str | None = None
+    stepped_at: str | None = None
+    ended_at: str | None = None
+    compared: int = 0
+    found: int = 0
 
 
 @dataclass(frozen=True)
@@ -127,29 +170,10 @@ class Statistics:
     hourly: list[tuple[str, int]]
 
 
-@dataclass(frozen=True)
-class Marks:
-    """How far the mirror has come. `horizon`: all orders drafted since are here; None: nothing was read yet."""
-
-    file: str
-    served_until: str | None
-    begun_at: str | None
-    horizon: str | None
-    complete: int
-    newest_draft: str | None
-    newest_update: str | None
-    refreshed_at: str | None
-    reread_at: str | None
-    unfiltered_at: str | None
-    failures: int
-    failing_since: str | None
-    retry_at: str | None
-    cause: str | None
-    error: str | None
-    next_request_at: float
-
-
-MARKS = frozenset(field.name for field in fields(Marks))
+MARKS = tuple(field.name for field in fields(Marks))
+COLUMNS = tuple(field.name for field in fields(Order) if field.name != "order")
+DERIVED = ("created_at", "customer_id", "session_lower", "external_lower", "watch", "summary", "detail")
+SWEEP = tuple(field.name for field in fields(Sweep))
 
 
 def layout(origin: Mapping[str, str]) -> Layout:
@@ -184,11 +208,12 @@ class Store:
         return utc_text(self.clock())
 
     def free_bytes(self) -> int:
-        """Return how much room the disk has.
-
-        :raises StoreError: the folder cannot be looked at
-        """
+        """Return how much room the disk has."""
         return self._database.free_bytes()
+
+    def lock(self, name: str) -> AbstractContextManager[bool]:
+        """Hold the lock of that name over all threads and processes; see `Database.lock`."""
+        return self._database.lock(name)
 
     def close(self) -> None:
         """Close the idle connections; the store may be used again."""
@@ -196,30 +221,29 @@ class Store:
 
     # --- orders ---
 
-    def put_orders(self, snapshots: Iterable[Snapshot]) -> tuple[int, int]:
-        """Take in snapshots, in one transaction; return how many orders were new and how many changed.
+    def put_orders(self, snapshots: Iterable[Snapshot]) -> list[Outcome]:
+        """Take in snapshots, in one transaction; return what each told.
 
         :raises StoreError: nothing was taken in
         """
-        snapshots = list(snapshots)
-
-        def work(db: sqlite3.Connection) -> tuple[int, int]:
-            now, counts, marks = self.now(), [0, 0], _marks(db)
-            for snapshot in snapshots:
-                news = _put_order(db, snapshot, marks, now)
-                if news is not None:
-                    counts[news] += 1
-            return counts[0], counts[1]
-
-        return self._write(work)
+        looks = list(snapshots)
+        return self._write(lambda db: _put_orders(db, looks, _marks(db), self.now())) if looks else []
 
     def get_order(self, order_id: str) -> Order | None:
-        """Return the order with this id, or of the session with this id."""
+        """Return the order with this id."""
+        return self._read(lambda db: _first(_select_orders(db, "id", [order_id])))
+
+    def find_order(self, name: str, by: Sequence[str] = ("session_lower", "external_lower")) -> Order | None:
+        """Return the order whose session's or external id this is, in any letter case; of several the youngest."""
 
         def work(db: sqlite3.Connection) -> Order | None:
-            return _order_by_id(db, order_id) or _order_by_session(db, order_id)
+            return _youngest([row for column in by for row in _select_orders(db, column, [name.lower()])])
 
-        return self._read(work)
+        return self._read(work, statements=2)
+
+    def remove_order(self, order_id: str) -> bool:
+        """Remove an order, which AiFi does not know any longer; return whether it was there."""
+        return self._write(lambda db: db.execute("DELETE FROM orders WHERE id = ?", (order_id,)).rowcount == 1)
 
     def serve_page(
         self,
@@ -227,19 +251,22 @@ class Store:
         after: tuple[str, str] | None,
         may_be_short: bool,
         only_if: Callable[[Marks], bool] = lambda marks: True,
-    ) -> Page | None:
+    ) -> Page | NotServed:
         """Return the page after the row `(updated_at, id)`, and remember in the same transaction what it served.
 
-        :param may_be_short: False: return None where the page would reach below the horizon
-        :param only_if: return None where this does not hold of the marks
+        :param may_be_short: whether the page may end at the horizon, though it has fewer orders then
+        :param only_if: what must hold of the marks
         """
 
-        def work(db: sqlite3.Connection, writing: bool) -> tuple[Page | None, bool]:
+        def work(db: sqlite3.Connection, writing: bool) -> tuple[Page | NotServed, bool]:
             row = db.execute(PAGE_SQL, (*(after or ("~", "")), limit + 1)).fetchone()
             marks, summaries = _marks_of(row), row["summaries"].split("\n") if row["summaries"] else []
-            if not (only_if(marks) and (len(summaries) > limit or marks.complete or may_be_short)):
-                return None, True
-            ended = bool(marks.complete) and len(summaries) <= limit
+            if not only_if(marks):
+                return NotServed.STALE, True
+            nothing_older = bool(marks.complete) or (marks.horizon is None and marks.refreshed_at is not None)
+            if not (len(summaries) > limit or nothing_older or may_be_short):
+                return NotServed.BELOW_HORIZON, True
+            ended = nothing_older and len(summaries) <= limit
             del summaries[limit:]
             if not summaries:
                 return Page([], after, ended), True
@@ -247,46 +274,73 @@ class Store:
             page = Page(summaries, (last["updated_at"], last["id"]), ended)
             return page, _remember_served(db, marks, first["updated_at"], writing)
 
+        # Most pages were served before: a reading is enough, and only news needs the writer's lock.
         page, remembered = self._read(lambda db: work(db, False))
         return page if remembered else self._write(lambda db: work(db, True))[0]
 
-    def orders_to_check(self, limit: int, before: str, only_pushed: bool) -> list[Order]:
-        """Return orders to ask AiFi about one by one, longest unchecked first.
+    def pushed_orders(self, limit: int, before: str) -> list[Order]:
+        """Return orders whose state a webhook brought over a minute ago, longest unchecked first.
 
-        Those are the ones whose state a webhook brought over a minute ago and, unless `only_pushed`, the open ones
-        (unpaid ones for a day). Whatever was checked since `before` is left out, and what AiFi denied for an hour.
+        What was checked since `before` is left out, and for an hour what AiFi denied.
         """
         now = self.now()
-        sql = """SELECT * FROM orders
-                 WHERE (watch IN (:unconfirmed, :pushed) AND (NOT :only_pushed OR pushed_at < :minute_ago)
-                        OR watch > :open_after)
-                 AND coalesce(checked_at, '') < :before
-                 AND (confirmed OR coalesce(checked_at, '') < :hour_ago)
-                 ORDER BY checked_at LIMIT :limit"""
-        arguments = {
-            "unconfirmed": UNCONFIRMED,
-            "pushed": PUSHED,
-            "only_pushed": only_pushed,
-            "minute_ago": shift(now, -MINUTE),
-            "open_after": ALWAYS if only_pushed else now,
-            "before": before,
-            "hour_ago": shift(now, -HOUR),
-            "limit": limit,
-        }
-        return self._read(lambda db: [_order(row) for row in db.execute(sql, arguments)])
+        return self._orders_to_check(
+            f"watch IN ('{UNCONFIRMED}', '{PUSHED}') AND pushed_at < :minute_ago ORDER BY checked_at",
+            {"before": before, "now": now, "minute_ago": shift(now, -MINUTE), "limit": limit},
+        )
+
+    def open_orders(self, limit: int, before: str, young: bool) -> list[Order]:
+        """Return orders that AiFi may still change: those of the last hour, youngest first; or longest unchecked first.
+
+        Unpaid ones count for a day. What was checked since `before` is left out, and for an hour what AiFi denied.
+        """
+        now = self.now()
+        order = "AND created_at > :hour_ago ORDER BY created_at DESC, id DESC" if young else "ORDER BY checked_at"
+        return self._orders_to_check(
+            f"(watch IN ('{UNCONFIRMED}', '{PUSHED}', '{ALWAYS}') OR watch > :now) {order}",
+            {"before": before, "now": now, "hour_ago": shift(now, -HOUR), "limit": limit},
+        )
+
+    def _orders_to_check(self, condition: str, values: Mapping[str, Any]) -> list[Order]:
+        # A check that lies ahead was dated by a clock that has been put back since: it does not count.
+        sql = f"""SELECT * FROM orders
+                  WHERE watch IS NOT NULL AND (checked_at IS NULL OR checked_at < :before OR checked_at > :now)
+                  AND (confirmed OR checked_at IS NULL OR checked_at < :denied_before OR checked_at > :now)
+                  AND {condition} LIMIT :limit"""  # noqa: S608 - constants
+        values = {**values, "denied_before": shift(values["now"], -HOUR)}
+        return self._read(lambda db: [_order(row) for row in db.execute(sql, values)])
 
     def mark_checked(self, order_id: str) -> None:
         """Remember that AiFi was asked about an order now, and had nothing to say that could be taken in."""
         sql = "UPDATE orders SET checked_at = ? WHERE id = ?"
         self._write(lambda db: db.execute(sql, (self.now(), order_id)))
 
+    # --- where lists stand ---
+
+    def listed_from(self, drafted_at: str, limit: int) -> list[Anchor]:
+        """Return orders that a list has shown, drafted at that time or later, the oldest first."""
+        sql = "SELECT created_at, id FROM orders WHERE listed AND created_at >= ? ORDER BY created_at, id LIMIT ?"
+        return self._read(lambda db: [Anchor(*row) for row in db.execute(sql, (drafted_at, limit))])
+
+    def listed_until(self, drafted_at: str, limit: int) -> list[Anchor]:
+        """Return orders that a list has shown, drafted at that time or earlier, the newest first."""
+        sql = """SELECT created_at, id FROM orders WHERE listed AND created_at <= ?
+                 ORDER BY created_at DESC, id DESC LIMIT ?"""
+        return self._read(lambda db: [Anchor(*row) for row in db.execute(sql, (drafted_at, limit))])
+
+    def confirmed_between(self, low: str, high: str, unchecked_since: str) -> list[str]:
+        """Return the ids of orders that AiFi has shown, drafted from `low` to `high`, and not checked since."""
+        sql = """SELECT id FROM orders WHERE confirmed AND created_at >= ? AND created_at <= ?
+                 AND (checked_at IS NULL OR checked_at < ?) ORDER BY created_at DESC, id DESC"""
+        return self._read(lambda db: [row["id"] for row in db.execute(sql, (low, high, unchecked_since))])
+
     # --- customers ---
 
     def put_customer(self, customer_id: str, body: Mapping[str, Any], at: str) -> None:
         """Keep a customer as AiFi showed it at that time, unless a later look is kept; the oldest make room."""
-        sql = """INSERT INTO customers VALUES (?, ?, ?, ?) ON CONFLICT (id) DO
+        sql = """INSERT INTO customers (id, body, aifi_at, known_at) VALUES (?, ?, ?, ?) ON CONFLICT (id) DO
                  UPDATE SET body = excluded.body, aifi_at = excluded.aifi_at, known_at = excluded.known_at
-                 WHERE excluded.aifi_at >= aifi_at"""
+                 WHERE excluded.aifi_at >= customers.aifi_at"""
         trim = """DELETE FROM customers WHERE known_at <
                   (SELECT known_at FROM customers ORDER BY known_at DESC LIMIT 1 OFFSET ?)"""
 
@@ -296,8 +350,8 @@ class Store:
 
         self._write(work)
 
-    def drop_customer(self, customer_id: str) -> None:
-        """Forget a customer, whom AiFi does not know any longer."""
+    def remove_customer(self, customer_id: str) -> None:
+        """Remove a customer, whom AiFi does not know any longer."""
         self._write(lambda db: db.execute("DELETE FROM customers WHERE id = ?", (customer_id,)))
 
     def get_customer(self, customer_id: str) -> tuple[dict[str, Any], str] | None:
@@ -311,56 +365,36 @@ class Store:
         sql = "SELECT 1 FROM orders WHERE customer_id = ? LIMIT 1"
         return self._read(lambda db: db.execute(sql, (customer_id,)).fetchone()) is not None
 
-    # --- marks, lease, request slots ---
+    # --- marks, sweeps, request slots ---
 
     def marks(self) -> Marks:
         """Return the marks."""
         return self._read(_marks)
 
-    def set_marks(self, file: str | None = None, **values: Any) -> None:
-        """Set marks by name; with `file`, only where the marks read before with this `file` are still those in force.
+    def move_marks(self, marks: Marks, **values: Any) -> Marks:
+        """Move marks, only from the state in which they were read; return the marks after that.
 
-        :raises FileLost: they are not
+        :param marks: as they were read; of these `file` and the marks to be moved must still be in force
+        :raises MarksMoved: they are not: whoever lost his lock or his file moves nothing
         """
-        unknown = values.keys() - MARKS
-        if unknown:
-            raise TypeError(f"no such marks: {sorted(unknown)}")
         changes = ", ".join(f"{name} = :{name}" for name in values)
-        sql = f"UPDATE marks SET {changes} WHERE file = coalesce(:file, file)"  # noqa: S608 - checked names
-        if self._write(lambda db: db.execute(sql, {**values, "file": file}).rowcount) == 0:
-            raise FileLost
+        same = " AND ".join(f"{name} IS :old_{name}" for name in ("file", *values))
+        sql = f"UPDATE marks SET {changes} WHERE {same}"  # noqa: S608 - names of fields
+        old = {f"old_{name}": getattr(marks, name) for name in ("file", *values)}
+        if self._write(lambda db: db.execute(sql, {**values, **old}).rowcount) == 0:
+            raise MarksMoved
+        return replace(marks, **values)
 
-    def lower_horizon(self, marks: Marks, horizon: str | None) -> None:
-        """Lower the horizon, after all orders between that of `marks` and this one were stored.
+    def sweep(self, name: str, first_begun_at: str | None = None) -> Sweep:
+        """Return where the sweep of that name stands; the first round began at that time, or begins now."""
+        sql = f"SELECT {', '.join(SWEEP)} FROM sweeps WHERE name = ?"  # noqa: S608 - names of fields
+        row = self._read(lambda db: db.execute(sql, (name,)).fetchone())
+        return Sweep(**dict(row)) if row else Sweep(name, first_begun_at or self.now())
 
-        :param horizon: None: AiFi has nothing older
-        :raises FileLost: the file is not the one of `marks` any longer
-        """
-        if horizon is None:
-            self.set_marks(marks.file, complete=1)
-            return
-        sql = "UPDATE marks SET horizon = min(horizon, ?) WHERE file = ?"
-        if self._write(lambda db: db.execute(sql, (horizon, marks.file)).rowcount) == 0:
-            raise FileLost
-
-    def take_lease(self, name: str, holder: str, seconds: float) -> bool:
-        """Take or renew the lease of that name for so long; return whether `holder` has it now."""
-        # One that ends too late was taken by a clock that has been put back since.
-        sql = """INSERT INTO leases VALUES (:name, :holder, :until) ON CONFLICT (name) DO
-                 UPDATE SET holder = excluded.holder, until = excluded.until
-                 WHERE holder = excluded.holder OR until <= :now OR until > excluded.until"""
-
-        def work(db: sqlite3.Connection) -> bool:
-            now = self.clock()  # only here: who waited for the lock must not take it for a clock put back
-            arguments = {"name": name, "holder": holder, "now": now, "until": now + seconds}
-            return db.execute(sql, arguments).rowcount == 1
-
-        return self._write(work)
-
-    def drop_lease(self, name: str, holder: str) -> None:
-        """Give a lease back, where `holder` still has it."""
-        sql = "DELETE FROM leases WHERE name = ? AND holder = ?"
-        self._write(lambda db: db.execute(sql, (name, holder)))
+    def put_sweep(self, sweep: Sweep) -> None:
+        """Remember where a sweep stands; its place may be lost, as then it only compares again."""
+        sql = _upsert_sql("sweeps", SWEEP, "name")
+        self._write(lambda db: db.execute(sql, asdict(sweep)), durable=False)
 
     def take_request_slot(self, interval: float) -> float:
         """Reserve the next of the slots that lie `interval` seconds apart, for all processes; return seconds until it.
@@ -370,9 +404,9 @@ class Store:
 
         def work(db: sqlite3.Connection) -> float:
             now = self.clock()
-            planned = db.execute("SELECT next_request_at FROM marks").fetchone()[0]
+            planned: float = db.execute("SELECT next_at FROM slots").fetchone()[0]
             slot = planned if now < planned < now + MINUTE else now
-            db.execute("UPDATE marks SET next_request_at = ?", (slot + interval,))
+            db.execute("UPDATE slots SET next_at = ?", (slot + interval,))
             return slot - now
 
         return self._write(work, durable=False)
@@ -381,8 +415,8 @@ class Store:
 
     def put_note(self, name: str, text: str) -> None:
         """Note what happened last of a kind; the kinds are few. Need not survive a power cut, nor be waited for."""
-        sql = """INSERT INTO notes VALUES (?, ?, ?, 1) ON CONFLICT (name) DO
-                 UPDATE SET at = excluded.at, text = excluded.text, count = count + 1"""
+        sql = """INSERT INTO notes (name, at, text, count) VALUES (?, ?, ?, 1) ON CONFLICT (name) DO
+                 UPDATE SET at = excluded.at, text = excluded.text, count = notes.count + 1"""
         self._write(lambda db: db.execute(sql, (name, self.now(), text)), durable=False, patience=NOTE_PATIENCE_SECONDS)
 
     def notes(self) -> dict[str, Note]:
@@ -394,22 +428,17 @@ class Store:
         """Count the orders, and those drafted in each of the last hours; takes a while on large mirrors."""
         now = self.now()
         names = [shift(now, -HOUR * back)[:13] for back in reversed(range(hours))]
-        # No order changes before its draft, so the index by update finds the young ones.
-        sql = """SELECT substr(created_at, 1, 13) AS hour, count(*) FROM orders
-                 WHERE updated_at >= :since AND created_at >= :since GROUP BY hour"""
+        sql = "SELECT substr(created_at, 1, 13) AS hour, count(*) FROM orders WHERE created_at >= ? GROUP BY hour"
 
         def work(db: sqlite3.Connection) -> Statistics:
-            found = dict(tuple(row) for row in db.execute(sql, {"since": names[0]}))
+            found = dict(tuple(row) for row in db.execute(sql, (names[0],)))
             total = db.execute("SELECT count(*) FROM orders").fetchone()[0]
             return Statistics(total, [(f"{name}:00:00.000Z", found.get(name, 0)) for name in names])
 
         return self._read(work, statements=2)
 
     def try_write(self) -> None:
-        """Write to the disk, to see that it works.
-
-        :raises StoreError: it does not
-        """
+        """Write to the disk, to see that it works."""
         self._write(lambda db: db.execute("UPDATE marks SET file = file"))
 
 
@@ -427,76 +456,60 @@ def _marks_of(row: sqlite3.Row) -> Marks:
     return Marks(**{name: row[name] for name in MARKS})
 
 
-def _order(row: sqlite3.Row | None) -> Order | None:
-    if row is None:
-        return None
+def _order(row: sqlite3.Row) -> Order:
     try:
         order = {**json.loads(row["summary"]), **json.loads(row["detail"])}
     except ValueError as error:
         raise sqlite3.DatabaseError("a row cannot be read") from error
     for derived in ("id", "updated_at", "display_id"):
         order.pop(derived)
-    return Order(
-        id=row["id"],
-        updated_at=row["updated_at"],
-        order=order,
-        session_id=row["session_id"],
-        version=row["version"],
-        aifi_at=row["aifi_at"],
-        pushed_at=row["pushed_at"],
-        checked_at=row["checked_at"],
-        confirmed=bool(row["confirmed"]),
-        detailed=bool(row["detailed"]),
-        cut=bool(row["cut"]),
-    )
+    values = {name: row[name] for name in COLUMNS}
+    flags = {name: bool(row[name]) for name in ("dated", "confirmed", "listed", "detailed", "cut")}
+    return Order(**{**values, **flags, "order": order})
 
 
-def _order_by_id(db: sqlite3.Connection, order_id: str) -> Order | None:
-    return _order(db.execute("SELECT * FROM orders WHERE id = ?", (order_id,)).fetchone())
+def _select_orders(db: sqlite3.Connection, column: str, keys: Sequence[str]) -> Iterator[Order]:
+    for begin in range(0, len(keys), FEW_VARIABLES):
+        some = keys[begin : begin + FEW_VARIABLES]
+        places = ", ".join("?" * len(some))
+        for row in db.execute(f"SELECT * FROM orders WHERE {column} IN ({places})", some):  # noqa: S608 - constants
+            yield _order(row)
 
 
-def _order_by_session(db: sqlite3.Connection, session_id: str) -> Order | None:
-    sql = "SELECT * FROM orders WHERE session_id = ? ORDER BY created_at DESC LIMIT 1"
-    return _order(db.execute(sql, (session_id,)).fetchone())
+def _first(rows: Iterator[Order]) -> Order | None:
+    return next(rows, None)
 
 
-def _put_order(db: sqlite3.Connection, snapshot: Snapshot, marks: Marks, now: str) -> bool | None:
-    """Take in one snapshot; return False for a new order, True for a changed one, None for no news."""
-    stored = _order_by_id(db, snapshot.id) if snapshot.id else _order_by_session(db, snapshot.session_id)
-    orphan = _orphan_of(db, snapshot)
-    base = stored or orphan
-    if stored and orphan and applies(stored, _as_webhook(orphan), orphan.pushed_at):
-        base = merge(stored, _as_webhook(orphan), orphan.pushed_at, marks)
-    if base is None or applies(base, snapshot, now):
-        after = merge(base, snapshot, now, marks)
-    elif snapshot.source != WEBHOOK:
-        after = replace(base, checked_at=now, confirmed=True)
-    else:
-        after = base
-    if orphan:
-        db.execute("DELETE FROM orders WHERE id = ?", (orphan.id,))
-        if not stored:  # to Aide the order has a new id
-            after = replace(after, id=snapshot.id, updated_at=place(orphan, snapshot, now, marks)[0])
-    if base is None and not after.confirmed:
-        _make_room(db)
-    _save(db, stored, after)
-    if stored is None:
-        return False
-    compared = (stored.order.keys() & after.order.keys()) - FILLINGS
-    changed = any(conflict(stored.order[key], after.order[key]) for key in compared)
-    return True if changed or after.updated_at != stored.updated_at else None
+def _put_orders(db: sqlite3.Connection, snapshots: list[Snapshot], marks: Marks, now: str) -> list[Outcome]:
+    """Load all rows that the snapshots are about, decide in memory, and save what changed."""
+    before = {row.id: row for row in _select_orders(db, "id", [look.id for look in snapshots if look.id])}
+    sessions = list({look.session_id.lower() for look in snapshots if look.session_id})
+    before.update((row.id, row) for row in _select_orders(db, "session_lower", sessions))
+    rows, outcomes = dict(before), []
+    for look in snapshots:
+        of_session = _rows_of_session(rows, look.session_id)
+        stored = rows.get(look.id) if look.id else _youngest(of_session)
+        kept = next((row for row in of_session if row.is_session_only), None) if look.id else None
+        after, outcome = take_in(stored, kept, look, now, marks)
+        if kept:
+            del rows[kept.id]
+        if stored is None and kept is None and not after.confirmed:
+            _make_room(db)
+        rows[after.id] = after
+        outcomes.append(outcome)
+    _save(db, before, rows)
+    return outcomes
 
 
-def _orphan_of(db: sqlite3.Connection, snapshot: Snapshot) -> Order | None:
-    """Return the order kept under the snapshot's session because no webhook told its id."""
-    if not (snapshot.id and snapshot.session_id):
-        return None
-    row = _order_by_id(db, session_key(snapshot.session_id))
-    return row if row and row.is_session_only else None
+def _rows_of_session(rows: Mapping[str, Order], session_id: str | None) -> list[Order]:
+    if session_id is None:
+        return []
+    key = session_id.lower()
+    return [row for row in rows.values() if row.session_id is not None and row.session_id.lower() == key]
 
 
-def _as_webhook(row: Order) -> Snapshot:
-    return Snapshot(None, row.order, row.aifi_at, WEBHOOK, row.session_id, row.version)
+def _youngest(rows: list[Order]) -> Order | None:
+    return max(rows, key=lambda row: row.order["created_at"], default=None)
 
 
 def _make_room(db: sqlite3.Connection) -> None:
@@ -513,35 +526,49 @@ def _make_room(db: sqlite3.Connection) -> None:
         raise StoreError(f"{MAX_UNCONFIRMED} orders of webhooks wait for AiFi's confirmation: no room for more")
 
 
-def _save(db: sqlite3.Connection, before: Order | None, after: Order) -> None:
+def _save(db: sqlite3.Connection, before: Mapping[str, Order], rows: Mapping[str, Order]) -> None:
     """Write what changed; that AiFi was asked counts only for an order that is asked about again."""
-    if before is not None and before == replace(after, checked_at=before.checked_at):
-        if after.open:
-            db.execute("UPDATE orders SET checked_at = ? WHERE id = ?", (after.checked_at, after.id))
-        return
-    body = after.body()
+    changed, checked = [], []
+    for row in rows.values():
+        old = before.get(row.id)
+        if old is None or old != replace(row, checked_at=old.checked_at):
+            changed.append(_values(row))
+        elif row.open and row.checked_at != old.checked_at:
+            checked.append((row.checked_at, row.id))
+    gone = [(name,) for name in before if name not in rows]
+    if gone:
+        db.executemany("DELETE FROM orders WHERE id = ?", gone)
+    if checked:
+        db.executemany("UPDATE orders SET checked_at = ? WHERE id = ?", checked)
+    if changed:
+        columns = (*COLUMNS, *DERIVED)
+        db.executemany(_upsert_sql("orders", columns, "id"), changed)
+
+
+def _values(row: Order) -> dict[str, Any]:
+    body = row.body()
     summary = {key: body[key] for key in SUMMARY_FIELDS if key in body}
-    detail = {key: value for key, value in after.order.items() if key not in summary}
-    values = {
-        "id": after.id,
-        "updated_at": after.updated_at,
-        "created_at": after.order["created_at"],
-        "status": after.status,
-        "customer_id": after.order.get("customer_id"),
-        "session_id": after.session_id,
-        "version": after.version,
-        "aifi_at": after.aifi_at,
-        "pushed_at": after.pushed_at,
-        "checked_at": after.checked_at,
-        "confirmed": after.confirmed,
-        "detailed": after.detailed,
-        "cut": after.cut,
-        "watch": after.watch,
+    detail = {key: value for key, value in row.order.items() if key not in summary}
+    external_id = row.order.get("external_id")
+    return {
+        **{name: getattr(row, name) for name in COLUMNS},
+        "created_at": row.order["created_at"],
+        "customer_id": row.order.get("customer_id"),
+        "session_lower": row.session_id.lower() if row.session_id else None,
+        "external_lower": external_id.lower() if external_id else None,
+        "watch": row.watch,
         "summary": _json(summary),
         "detail": _json(detail),
     }
-    columns, places = ", ".join(values), ", ".join(f":{name}" for name in values)
-    db.execute(f"INSERT OR REPLACE INTO orders ({columns}) VALUES ({places})", values)  # noqa: S608 - constant names
+
+
+def _upsert_sql(table: str, columns: Sequence[str], key: str) -> str:
+    places = ", ".join(f":{name}" for name in columns)
+    changes = ", ".join(f"{name} = excluded.{name}" for name in columns if name != key)
+    return (
+        f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({places}) "  # noqa: S608 - names of columns
+        f"ON CONFLICT ({key}) DO UPDATE SET {changes}"
+    )
 
 
 def _remember_served(db: sqlite3.Connection, marks: Marks, until: str, writing: bool) -> bool:

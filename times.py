@@ -1,8 +1,10 @@
 """Times, as the bridge keeps them everywhere: fixed-width UTC text, so that the order of the text is that of time."""
 
+import math
 from datetime import datetime, timezone
 
 MINUTE, HOUR, DAY = 60, 3600, 86400
+CLOCK_SLACK_SECONDS = 1.0  # how far ahead a time of another process may lie
 
 
 def utc_text(seconds: float) -> str:
@@ -19,6 +21,15 @@ def utc_seconds(text: str) -> float:
 def shift(text: str, seconds: float) -> str:
     """Return the time `seconds` after `text`."""
     return utc_text(utc_seconds(text) + seconds)
+
+
+def age(text: str | None, now: str) -> float:
+    """Return how many seconds ago something was: the one function that judges every age.
+
+    What never was, or lies ahead, is infinitely old: a clock that was put back since must not make it count for long.
+    """
+    seconds = math.inf if text is None else utc_seconds(now) - utc_seconds(text)
+    return max(0.0, seconds) if seconds >= -CLOCK_SLACK_SECONDS else math.inf
 
 
 def minute_text(text: str) -> str:

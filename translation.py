@@ -13,10 +13,14 @@ from datetime import datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from orders import WEBHOOK, Snapshot
+from orders import LISTS, WEBHOOK, Snapshot
 
 MAX_ORDER_BYTES, FEW_LINES = 64 * 1024, 10  # so few lines of MAX_TEXT a field are never as large
-ISO_TIME = r"([12]\d{3}-\d\d-\d\d)[T ](\d\d:\d\d:\d\d)(?:[.,](\d{1,9}))?\s*(Z|[+-](?:[01]\d|2[0-3]):?[0-5]\d)?"
+ISO_TIME = (
+    r"([12]\d{3}-\d\d-\d\d)[Tt ](\d\d:\d\d)(:\d\d)?(?:[.,](\d{1,9}))?\s*"
+    r"([Zz]|[+-](?:[01]\d|2[0-3])(?::?[0-5]\d)?)?"
+)
+DECIMAL = r"\s*[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?\s*"
 MAX_TEXT = 500
 PRICES = ("totalPrice", "totalTax", "subtotalPrice")
 CHECKOUT_STATUSES = ("draft", "completed", "reviewed")
@@ -27,15 +31,21 @@ class Unreadable(ValueError):
     """An order, customer or webhook is not what AiFi documents; the text says what is wrong."""
 
 
-def parse_json(body: bytes) -> Any:
-    """Return the JSON in these bytes.
+def parse_json(body: bytes, refuse_nan: bool = False) -> Any:
+    """Return the JSON in these bytes; a control character or a byte that is not UTF-8 spoils only the text it is in.
 
-    :raises Unreadable: there is none, or none that can be read
+    :param refuse_nan: whether `NaN` and `Infinity`, which Python reads as numbers but JSON does not know, spoil it all
+    :raises Unreadable: there is none
     """
     try:
-        return json.loads(body)
+        text = body.decode(json.detect_encoding(body), "replace")
+        return json.loads(text, strict=False, parse_constant=_refuse_constant if refuse_nan else None)
     except (ValueError, RecursionError):
         raise Unreadable("the body is not JSON") from None
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON number")
 
 
 @dataclass(frozen=True)
@@ -111,10 +121,12 @@ def read_order(data: Any, source: str, currency: str = "") -> Snapshot:
     return Snapshot(
         id=order_id,
         order=order,
-        at=_time(data.get("updatedAt")) or max(filter(None, times.values())),
+        at=read_updated_at(data) or max(filter(None, times.values())),
         source=source,
         session_id=session.get("id"),
         version=_integer(data.get("version")),
+        dated=read_updated_at(data) is not None,
+        listed=source in LISTS and times["draftCreatedAt"] is not None,
     )
 
 
@@ -163,10 +175,20 @@ def read_session_id(data: Any) -> str | None:
     return _session(_object(data)).get("id")
 
 
+def read_external_id(data: Any) -> str | None:
+    """Return the retailer's own number of a raw order, where it has one."""
+    return _text(_object(data).get("externalId"))
+
+
 def read_order_id(data: Any) -> str | None:
     """Return the id of a raw order, where it has one."""
     order_id = _text(_object(data).get("id")) or ""
     return order_id if is_aifi_id(order_id) else None
+
+
+def read_drafted_at(data: Any) -> str | None:
+    """Return when a raw order was drafted: what lists are sorted by; None where AiFi gives no such time."""
+    return _time(_object(data).get("draftCreatedAt"))
 
 
 def read_updated_at(data: Any) -> str | None:
@@ -182,10 +204,10 @@ def parse_time(text: str) -> str:
     match = re.fullmatch(ISO_TIME, text, re.ASCII)
     if match is None:
         raise ValueError(f"not an ISO 8601 time: {text[:40]!r}")
-    date, clock, fraction, zone = match.groups()
-    moment = datetime.fromisoformat(f"{date}T{clock}")
-    if zone and zone != "Z":
-        offset = timedelta(hours=int(zone[1:3]), minutes=int(zone[-2:]))
+    date, clock, seconds, fraction, zone = match.groups()
+    moment = datetime.fromisoformat(f"{date}T{clock}{seconds or ':00'}")
+    if zone and zone not in "Zz":
+        offset = timedelta(hours=int(zone[1:3]), minutes=int(zone[3:].lstrip(":") or 0))
         moment = moment - offset if zone[0] == "+" else moment + offset
     if not 1970 <= moment.year < 2900:
         raise ValueError(f"not a time that a shop can have had: {text[:40]!r}")
@@ -361,6 +383,8 @@ def _integer(value: Any) -> int | None:
 def _number(value: Any) -> float | None:
     """Return a finite number, from AiFi's decimal strings by way of Decimal."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    if isinstance(value, str) and not re.fullmatch(DECIMAL, value, re.ASCII):  # Decimal reads `1_000` too
         return None
     try:
         number = float(Decimal(str(value)))

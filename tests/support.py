@@ -62,7 +62,7 @@ def look(order_id: str | None = "1", at: str | None = None, source: str = LIST, 
 def page(store: Store, limit: int = 100, after: tuple[str, str] | None = None) -> Page:
     """Serve a page that the mirror can serve."""
     served = store.serve_page(limit, after, may_be_short=False)
-    assert served is not None
+    assert isinstance(served, Page)
     return served
 
 

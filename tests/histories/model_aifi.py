@@ -4,6 +4,7 @@ Times are seconds since 1970, in whole milliseconds; money is in cents.
 """
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,6 +14,7 @@ from times import utc_seconds, utc_text
 
 # What this AiFi makes of `minUpdatedAt`; a BARE one ignores it, and its orders have no `updatedAt` either.
 HONOURS, IGNORES, REFUSES, BARE = "honours", "ignores", "refuses", "bare"
+EXACT = 0.0001  # seconds; times are whole milliseconds
 PAYMENTS = {"paid": "success", "unpaid": "failure", "paymentProcessing": "processing"}
 PUSHED = {"draft": "draft", "reviewed": "reviewed", "completed_so_far": "completed"} | dict.fromkeys(
     PAYMENTS, "completed"
@@ -59,6 +61,7 @@ class Order:
     id: int
     drafted: float
     states: list[State] = field(default_factory=list)
+    deleted: bool = False
 
     @property
     def session_id(self) -> str:
@@ -69,6 +72,10 @@ class Order:
         """Return the number of its state as it showed then; -1 where it did not show yet."""
         return sum(state.shown <= at for state in self.states) - 1
 
+    def restore(self, now: float) -> None:
+        """Put it back to the state before its last, with that state's version and times."""
+        self.states.append(replace(self.states[-2], shown=now))
+
     def change(self, now: float, at: float, **values: Any) -> None:
         """Change it, by AiFi's clock at that time, or just after its last change if that is later."""
         last = self.states[-1]
@@ -77,7 +84,10 @@ class Order:
 
 @dataclass
 class Model:
-    """AiFi. Its lists are `lag` seconds behind its details, its clock is `offset` seconds ahead of the bridge's."""
+    """AiFi. Its lists are `lag` seconds behind its details, its clock is `offset` seconds ahead of the bridge's.
+
+    Bounds of time are cut to `unit` seconds, and read as if they were of a zone so many `zone_hours` ahead.
+    """
 
     clock: Clock
     kind: str = HONOURS
@@ -85,6 +95,10 @@ class Model:
     offset: float = 0.0
     lists_sessions: bool = True
     page_size: int = 5
+    unit: float = 0.001
+    zone_hours: int = 0
+    mishap: str = ""  # of the next list: empty, or without a row in its middle
+    dropped: set[int] = field(default_factory=set)  # orders that a list once lacked so
     orders: list[Order] = field(default_factory=list)
     before_request: Callable[[], None] = lambda: None
 
@@ -103,7 +117,7 @@ class Model:
     def listed(self) -> Iterator[tuple[Order, State]]:
         """Yield the orders that lists show now, as they show them."""
         for order in self.orders:
-            number = order.seen(self.clock.now - self.lag)
+            number = -1 if order.deleted else order.seen(self.clock.now - self.lag)
             if number >= 0:
                 yield order, order.states[number]
 
@@ -119,6 +133,8 @@ class Model:
         if kind != "orders" or not 1 <= int(text) <= len(self.orders):
             raise aifi.AifiRefused("no such thing", 404)
         order = self.orders[int(text) - 1]
+        if order.deleted or order.seen(self.clock.now) < 0:
+            raise aifi.AifiRefused("no such thing", 404)
         return self._raw(order, order.states[-1], detail=True)
 
     def push(self, order: Order, with_order_id: bool) -> dict[str, Any] | None:
@@ -148,17 +164,30 @@ class Model:
         listed = [(order, state) for order, state in self.listed() if self._matches(order, state, params)]
         if params.get("orderBy") == "draftCreatedAt":
             listed.sort(key=lambda pair: (pair[0].drafted, pair[0].id), reverse=params.get("direction") == "desc")
-        page = itertools.islice(listed, params["page"] * self.page_size, (params["page"] + 1) * self.page_size)
-        return [self._raw(order, state) for order, state in page]
+        begin, size = params.get("page", 0) * self.page_size, min(params["pageSize"], self.page_size)
+        page = itertools.islice(listed, begin, begin + size)
+        rows = [self._raw(order, state) for order, state in page]
+        mishap, self.mishap = self.mishap, ""
+        if mishap == "row" and len(rows) > 2:
+            self.dropped.add(rows.pop(len(rows) // 2)["id"])
+        return [] if mishap == "empty" else rows
+
+    def _bound(self, params: Mapping[str, Any], name: str) -> float | None:
+        """Return a bound of time as this AiFi understands it."""
+        if name not in params:
+            return None
+        seconds = utc_seconds(params[name]) - self.zone_hours * 3600
+        return math.floor(round(seconds / self.unit, 3)) * self.unit
 
     def _matches(self, order: Order, state: State, params: Mapping[str, Any]) -> bool:
-        lowest, highest = params.get("minDraftCreatedAt"), params.get("maxDraftCreatedAt")
-        since = params.get("minUpdatedAt") if self.kind == HONOURS else None
+        lowest, highest = self._bound(params, "minDraftCreatedAt"), self._bound(params, "maxDraftCreatedAt")
+        wanted = params.get("status")
+        since = self._bound(params, "minUpdatedAt") if self.kind == HONOURS else None
         return (
-            (lowest is None or order.drafted >= utc_seconds(lowest))
-            and (highest is None or order.drafted <= utc_seconds(highest))
-            and (since is None or state.updated >= utc_seconds(since))
-            and params.get("status") in (None, state.status)
+            (lowest is None or order.drafted >= lowest - EXACT)
+            and (highest is None or order.drafted <= highest + EXACT)
+            and (since is None or state.updated >= since - EXACT)
+            and (wanted is None or state.status in ([wanted] if isinstance(wanted, str) else wanted))
             and params.get("sessionId") in (None, order.session_id)
         )
 
@@ -192,6 +221,6 @@ class Client(aifi.Client):
         super().__init__("https://aifi.example", aifi.Token("token"))
         self._model = model
 
-    def get(self, path: str, params: Mapping[str, Any] | None = None) -> Any:
+    def get(self, path: str, params: Mapping[str, Any] | None = None, pace: aifi.Pace | None = None) -> Any:
         """Return what the model answers."""
         return self._model.answer(path, params or {})

@@ -30,7 +30,6 @@ WAIT_SECONDS = 1
 IN_TIME = WAIT_SECONDS + 3  # for an answer that may wait for AiFi; a busy machine gets some slack
 LOCK_SECONDS = 5  # how long the bridge waits for a locked database
 MENDS_SECONDS = 20  # a pause after failures is 10 s at most
-LEASE_SECONDS = 30
 QUICK = {"REFRESH_SECONDS": ALWAYS, "REFRESH_WAIT_SECONDS": WAIT_SECONDS}
 OTHER_KEYS = ("next-key", "schlüssel-ß")
 ORDER_PUSH = {
@@ -231,13 +230,9 @@ def delete_database(bridge: Bridge) -> None:
         Path(f"{database(bridge)}{suffix}").unlink(missing_ok=True)
 
 
-def let_leases_run_out(bridge: Bridge) -> int:
-    """Let the time pass that the leases of the dead have left, which is no longer than the bound; return how many."""
-    with opened(bridge) as connection:
-        untils = connection.execute("SELECT until FROM leases").fetchall()
-        assert all(until <= time.time() + LEASE_SECONDS for (until,) in untils)
-        connection.execute("UPDATE leases SET until = until - ?", (LEASE_SECONDS,))
-        return len(untils)
+def wait_for_sweep(bridge: Bridge) -> None:
+    """Wait until the sweep has made its step, the last of what goes on in the background of a refresh."""
+    wait_until(lambda: query(bridge, "SELECT 1 FROM marks, sweeps WHERE stepped_at >= refreshed_at"), what="the sweep")
 
 
 @contextlib.contextmanager

@@ -23,7 +23,6 @@ from tests.system.support import (
     delete_database,
     health,
     ids,
-    let_leases_run_out,
     listed,
     look_up,
     look_up_customer,
@@ -105,9 +104,9 @@ def test_a_short_burst_of_503_is_not_even_noticed(world):
 def test_retry_after_is_obeyed(world):
     sandbox, bridge = world
     sandbox.forget_requests()
-    sandbox.inject("status", times=1, code=429, retry_after=2)
+    sandbox.inject("status", times=1, having="minDraftCreatedAt", code=429, retry_after=2)
     wait_for_order(bridge, sandbox.checkout())
-    first, second = sandbox.requests[:2]
+    first, second = [request for request in sandbox.requests if "minDraftCreatedAt" in request.args][:2]
     assert first.status == 429
     assert second.at - first.at >= 2
 
@@ -142,7 +141,7 @@ def test_a_trickling_answer_keeps_nobody_waiting_and_counts_once_it_is_complete(
     sandbox.seed_orders(1)
     bridge = start_bridge(**QUICK)
     known = listed(try_poll(bridge))
-    sandbox.inject("trickle", times=1, interval=0.002)
+    sandbox.inject("trickle", times=1, having="minDraftCreatedAt", interval=0.002)
     missed = sandbox.checkout()
     assert listed(try_poll(bridge)) == known
     wait_for_order(bridge, missed, seconds=25)
@@ -267,8 +266,6 @@ def test_no_order_is_missed_when_aifis_fast_clock_is_set_right(start_bridge, san
     sandbox.seed_orders(5)
     bridge = start_bridge(**QUICK)
     wait_for_order(bridge, sandbox.checkout())
-    if updated_filter != "honoured":  # the hourly reading of the last days would find it too: it is over now
-        wait_until(lambda: try_poll(bridge) and "Read the last 3 days again" in bridge.log(), what="that reading")
     sandbox.clock_offset_seconds = 0
     wait_for_order(bridge, sandbox.checkout(), seconds=5)
 
@@ -298,8 +295,8 @@ def test_tokens_that_expire_in_the_middle_of_a_page_walk_leave_it_complete(start
     sandbox.latency_seconds, issued = 0.25, sandbox.tokens_issued
 
     def last_page_answered() -> bool:
-        pages = [r for r in sandbox.requests if "minUpdatedAt" in r.args and r.args["page"] == ["4"]]
-        return try_poll(bridge).ok and any(page.status == 200 for page in pages)
+        pages = [r for r in sandbox.requests if "minUpdatedAt" in r.args and r.status == 200]
+        return try_poll(bridge).ok and len(pages) >= 5
 
     wait_until(last_page_answered, MENDS_SECONDS, "the fifth page of what changed")
     assert sandbox.tokens_issued >= issued + 2
@@ -351,7 +348,7 @@ def hold_refresh(bridge: Bridge, sandbox: Sandbox) -> int:
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_a_worker_killed_in_the_middle_of_a_refresh_is_replaced_and_its_lease_runs_out(start_bridge, sandbox, workers):
+def test_a_worker_killed_in_the_middle_of_a_refresh_is_replaced_and_nobody_waits_for_it(start_bridge, sandbox, workers):
     sandbox.seed_orders(20)
     bridge = start_bridge(WEB_CONCURRENCY=workers, **QUICK)
     known = sorted(listed(try_poll(bridge)))
@@ -363,7 +360,6 @@ def test_a_worker_killed_in_the_middle_of_a_refresh_is_replaced_and_its_lease_ru
     assert try_push(bridge, sandbox.webhook(pushed)).status_code == 200
     assert sorted(listed(try_poll(bridge))) == sorted([*known, str(pushed)])
     missed = sandbox.checkout()
-    assert let_leases_run_out(bridge) == 1
     wait_for_order(bridge, missed)
     assert_complete(bridge, sandbox)
 
@@ -414,7 +410,6 @@ def test_workers_killed_at_random_lose_no_acknowledged_webhook(start_bridge, san
     assert set(map(str, acknowledged)) <= kept
     assert query(bridge, "PRAGMA integrity_check") == [("ok",)]
     sandbox.start()
-    let_leases_run_out(bridge)
     wait_for_order(bridge, sandbox.checkout())
     assert_complete(bridge, sandbox)
 

@@ -91,10 +91,10 @@ def test_an_odd_order_id_is_not_found_and_never_becomes_another_path(world, pref
         status, answer = raw(bridge, "GET", f"{prefix}/orders/{quote(order_id, safe='')}", KEY)
         assert status in (404, 414), f"{order_id!r}: {answer[:200]}"
     for request in sandbox.requests:
-        assert request.path == "/orders"  # the list, by session
-        [session_id] = request.args["sessionId"]
-        assert session_id in ODD_IDS
-        assert HARMLESS.fullmatch(session_id)
+        assert request.path == "/orders"  # the list, by session or external id
+        [name] = request.args.get("sessionId") or request.args["externalId"]
+        assert name in ODD_IDS
+        assert name.isprintable()
 
 
 @pytest.mark.parametrize("prefix", ["/v1", ""])
@@ -118,7 +118,8 @@ def test_a_path_that_is_not_escaped_as_it_should_be_is_not_found(world, kind):
 def test_the_largest_id_that_aifi_can_have_is_asked_for_as_it_is(world):
     sandbox, bridge = world
     assert bridge.get("/v1/orders/" + "9" * 18).status_code == 404
-    assert [request.path for request in sandbox.requests] == ["/orders/" + "9" * 18]
+    assert sandbox.requests[0].path == "/orders/" + "9" * 18
+    assert [request.args["externalId"] for request in sandbox.requests[1:]] == [["9" * 18]]
 
 
 # --- query strings

@@ -19,6 +19,7 @@ from tests.system.support import (
     newest,
     page,
     texts,
+    wait_for_sweep,
     walk,
 )
 from tools.harness import AIDE_KEY, wait_until
@@ -160,6 +161,7 @@ def test_nothing_is_asked_of_aifi_within_the_refresh_time(sandbox, start_bridge)
     sandbox.seed_orders(150)
     bridge = start_bridge(REFRESH_SECONDS=SELDOM)
     walk(bridge)
+    wait_for_sweep(bridge)
     sandbox.forget_requests()
     walk(bridge)
     assert sandbox.requests == []
@@ -167,10 +169,7 @@ def test_nothing_is_asked_of_aifi_within_the_refresh_time(sandbox, start_bridge)
 
 def refreshes(sandbox: Sandbox) -> int:
     """Return how many refreshes began since `forget_requests`: each asks once for what is new, from its first page."""
-    return sum(
-        request.path == "/orders" and "minDraftCreatedAt" in request.args and request.args["page"] == ["0"]
-        for request in sandbox.requests
-    )
+    return sum(request.path == "/orders" and "minDraftCreatedAt" in request.args for request in sandbox.requests)
 
 
 @pytest.mark.parametrize("workers", [1, 3])

@@ -4,7 +4,7 @@ from decimal import Decimal
 
 import pytest
 
-from tests.system.support import SELDOM, look_up, look_up_customer, newest, page, walk
+from tests.system.support import SELDOM, look_up, look_up_customer, newest, page, wait_for_sweep, walk
 
 # --- what the answers say
 
@@ -90,6 +90,7 @@ def test_an_order_known_from_a_list_gets_its_details_once(sandbox, start_bridge)
     [order_id] = sandbox.seed_orders(1, days=2)
     bridge = start_bridge(REFRESH_SECONDS=SELDOM)
     page(bridge)
+    wait_for_sweep(bridge)
     sandbox.forget_requests()
     order = look_up(bridge, order_id)
     assert order["session"]["entered_at"] == sandbox.order(order_id)["session"]["customerFirstEnteredAt"]

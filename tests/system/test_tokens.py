@@ -6,7 +6,7 @@ from urllib.parse import parse_qs
 import pytest
 
 from tests.system.contract import check
-from tests.system.support import ALWAYS, CUSTOMER, LATEST, ORDER, health, newest, oauth, page
+from tests.system.support import ALWAYS, CUSTOMER, LATEST, ORDER, health, newest, oauth, page, wait_for_sweep
 from tools.harness import wait_until
 from tools.sandbox import Sandbox
 
@@ -35,6 +35,7 @@ def test_a_token_that_aifi_refuses_is_renewed_at_once(sandbox, start_bridge):
     sandbox.seed_orders(30)
     bridge = start_bridge(**oauth(sandbox), REFRESH_SECONDS=ALWAYS)
     page(bridge)
+    wait_for_sweep(bridge)
     sandbox.revoke_tokens()
     order_id = sandbox.checkout()
     assert newest(bridge)["id"] == str(order_id)

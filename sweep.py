@@ -1,0 +1,127 @@
+"""What goes on in the background: look-ups of what lists cannot show, and the sweep, which compares mirror and AiFi."""
+
+import contextlib
+import logging
+import time
+from dataclasses import replace
+
+from aifi import AifiRefused, AifiUnavailable, AifiUnreadable, Pace
+from intake import Intake, Tally
+from lookups import LookUps
+from orders import SWEEP, Anchor
+from store import Marks, Sweep
+from times import DAY, HOUR, MINUTE, age, shift, utc_seconds
+from translation import read_order_id
+
+log = logging.getLogger("bridge.sweep")
+
+LOOKUPS = 15  # a refresh and kind
+STEP_LIMIT_SECONDS = 60.0  # for one page
+RECENT, ALL = "recent", "all"
+SWEEPS = {RECENT: (3, HOUR), ALL: (None, DAY)}  # days back, None: to the horizon; seconds for a round
+SWEEP_AIM = 0.8  # of its time, in which a round should be done
+SWEEP_SLACK = 0.05  # of a round, by which it may lag behind
+
+
+class Upkeep:
+    """Looks up and compares, a little after each refresh."""
+
+    def __init__(self, intake: Intake, look_ups: LookUps):
+        self._intake = intake
+        self._look_ups = look_ups
+        self._client, self._store = intake.client, intake.store
+
+    def run(self) -> None:
+        """Look up what lists cannot show, and compare the mirror with AiFi; one at a time over all processes."""
+        with self._store.lock("upkeep") as is_free:
+            if not is_free:
+                return
+            marks = self._store.marks()
+            try:
+                self._check_orders(marks)
+                if marks.horizon:
+                    self._sweep(marks)
+            except AifiUnavailable as error:  # the next refresh goes on
+                log.warning("Looking orders up, or the sweep, broke off: %s", error)
+
+    def _check_orders(self, marks: Marks) -> None:
+        """Look up by id what a webhook told of, and without `minUpdatedAt` what AiFi may still change."""
+        started = self._store.now()
+        rows = self._store.pushed_orders(LOOKUPS, started)
+        if marks.unfiltered_at:
+            rows += self._store.open_orders(LOOKUPS, started, young=True)
+            rows += self._store.open_orders(LOOKUPS, started, young=False)
+        for row in {row.id: row for row in rows}.values():
+            try:
+                self._look_ups.look_up(row.id, row.session_id if row.is_session_only else None)
+            except (AifiRefused, AifiUnreadable) as error:
+                self._store.mark_checked(row.id)
+                log.warning("AiFi's order %s cannot be read: %s", row.id, error)
+            except AifiUnavailable:
+                self._store.mark_checked(row.id)  # it cost its retries: the next time, others come first
+                raise
+
+    def _sweep(self, marks: Marks) -> None:
+        """Compare a page of the mirror with AiFi's list, and as many more as the bounds need.
+
+        There are two rounds: of the last days' orders once an hour, of all once a day. Where the hour's has time, the
+        day's goes on. At most one request a second is spent on average.
+        """
+        idle = min(age(self._store.sweep(name, marks.begun_at).stepped_at, self._store.now()) for name in SWEEPS)
+        allowance = min(max(1.0, idle), MINUTE)
+        name = RECENT if self._is_late(RECENT, marks) else ALL
+        while True:
+            allowance -= self._sweep_on(self._store.sweep(name, marks.begun_at), marks)
+            late = [name for name in SWEEPS if self._is_late(name, marks)]
+            if allowance <= 0 or not late:
+                return
+            name = late[0]
+
+    def _lowest(self, name: str, marks: Marks) -> str:
+        """Return down to which draft time the sweep of that name goes."""
+        days = SWEEPS[name][0]
+        return max(marks.horizon or "", shift(self._store.now(), -days * DAY)) if days else marks.horizon or ""
+
+    def _is_late(self, name: str, marks: Marks) -> bool:
+        """Return whether a sweep lags behind its time."""
+        sweep = self._store.sweep(name, marks.begun_at)
+        top, low = utc_seconds(sweep.begun_at), utc_seconds(self._lowest(name, marks))
+        place = utc_seconds(Anchor.parse(sweep.place).drafted_at) if sweep.place else top
+        done = (top - place) / max(1.0, top - low)
+        due = age(sweep.begun_at, self._store.now()) / (SWEEP_AIM * SWEEPS[name][1])
+        return due - done > SWEEP_SLACK
+
+    def _sweep_on(self, sweep: Sweep, marks: Marks) -> int:
+        """Compare the next page of a sweep; return how many requests that took."""
+        pace, tally = Pace(deadline=time.monotonic() + STEP_LIMIT_SECONDS), Tally()
+        if sweep.place:
+            place = Anchor.parse(sweep.place)
+            page, high = self._intake.read_on(place, pace), place.drafted_at
+        else:
+            page = next(self._client.walk(pace=pace))
+            high = "~"
+        self._intake.store_page(page, SWEEP, tally)
+        low = "" if page.ended or not page.anchors else page.anchors[0].drafted_at
+        shown = set(map(read_order_id, page.orders))
+        lacking = [name for name in self._store.confirmed_between(low, high, sweep.begun_at) if name not in shown]
+        found = tally.news + sum(self._is_found(order_id) for order_id in lacking[:LOOKUPS])
+        if found:
+            log.warning("Found late by the sweep, as nothing told of it: %d orders", found)
+        now = self._store.now()
+        sweep = replace(sweep, stepped_at=now, compared=sweep.compared + len(page.orders), found=sweep.found + found)
+        if len(lacking) <= LOOKUPS:
+            sweep = replace(sweep, place=str(page.anchors[0]) if page.anchors else None)
+            to_the_end = sweep.name == ALL and marks.complete
+            if page.ended or (low <= self._lowest(sweep.name, marks) and not to_the_end):
+                sweep = replace(sweep, place=None, begun_at=now, ended_at=now, compared=0)
+        self._store.put_sweep(sweep)
+        return 1 + len(lacking[:LOOKUPS])
+
+    def _is_found(self, order_id: str) -> bool:
+        """Look up an order that a list lacks; return whether AiFi's word differs from the mirror's."""
+        before = self._store.get_order(order_id)
+        with contextlib.suppress(AifiRefused, AifiUnreadable):
+            self._look_ups.look_up(order_id, None)
+        self._store.mark_checked(order_id)
+        after = self._store.get_order(order_id)
+        return before is not None and (after is None or after.updated_at != before.updated_at)
