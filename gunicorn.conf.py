@@ -1,12 +1,15 @@
 """How gunicorn serves the bridge; read by gunicorn itself from the folder it is started in."""
 
+import json
 import logging
 import os
 import re
+import socket
 from collections.abc import MutableMapping
 from typing import Any
 from urllib.parse import quote
 
+from gunicorn import util
 from gunicorn.glogging import Logger
 
 from config import read_config
@@ -40,6 +43,20 @@ class BridgeLogger(Logger):
         """Log one answer, except the good ones to the platform's health check, every few seconds."""
         if environ.get("PATH_INFO") != "/healthz" or str(resp.status)[:3] != "200":
             super().access(resp, req, environ, request_time)
+
+
+def _write_error(sock: socket.socket, status_int: int, reason: str, mesg: str) -> None:
+    """Answer a request that never reaches the app, such as one for an address of 9,000 characters.
+
+    `mesg` may repeat what was sent, so it is left out.
+    """
+    error = {"code": re.sub(r"\W+", "_", reason.lower()), "message": f"{reason}."}
+    body = json.dumps({"error": error}, separators=(",", ":")) + "\n"
+    head = (f"HTTP/1.1 {status_int} {reason}", "Connection: close", "Content-Type: application/json")
+    util.write_nonblock(sock, "\r\n".join((*head, f"Content-Length: {len(body)}", "", body)).encode("latin-1"))
+
+
+util.write_error = _write_error  # gunicorn has no setting for it, and its own is HTML
 
 
 def worker_exit(server: Any, worker: Any) -> None:
