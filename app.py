@@ -1,7 +1,8 @@
-"""The Flask app: wiring, Aide's routes, AiFi's webhook, health, the status page, and errors as JSON."""
+"""The Flask app: wiring, Aide's routes, AiFi's webhook and its relay, health, the status page, and errors as JSON."""
 
 import base64
 import concurrent.futures
+import contextlib
 import functools
 import hashlib
 import hmac
@@ -11,22 +12,18 @@ import os
 import re
 import secrets
 import sys
-from collections.abc import Callable
-from dataclasses import asdict
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote_to_bytes
 
 import requests
 from flask import Flask, Response, current_app, render_template, request
 from gunicorn.http.errors import ParseException
-from werkzeug.exceptions import (
-    BadRequest,
-    HTTPException,
-    NotFound,
-    RequestEntityTooLarge,
-    ServiceUnavailable,
-    Unauthorized,
-)
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound, RequestEntityTooLarge
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 import aifi
@@ -36,29 +33,21 @@ from database import Database
 from diagnosis import REMEDIES, Notes, Services, age_seconds, diagnose, look_over
 from errors import BridgeError, Cause, StoreError
 from intake import Settings
-from mirror import Mirror, Tasks
+from mirror import Mirror
 from store import Store, layout
-from translation import CheckoutWebhook, OtherWebhook, Unreadable, parse_json, read_webhook
+from translation import OtherWebhook, Unreadable, Webhook, is_customer_webhook, parse_json, read_webhook
 
 log = logging.getLogger("bridge.app")
 
-MAX_BODY_BYTES = 1024 * 1024
-DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE = 50, 100
-RETRY_AFTER_SECONDS = 10
-PAYMENT_CONNECT_SECONDS, PAYMENT_SECONDS = 3, 10
-MAX_PAYMENT_BYTES = 1024 * 1024
-TOKEN_CHECK_BYTES = 6
-PAGE_POLICY = (
-    "default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; connect-src 'self'; img-src data:; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
-PAGE_HEADERS = {
-    "Content-Type": "text/html; charset=utf-8",
-    "Cache-Control": "no-store",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-}
+WEBHOOK_PATH = "/webhooks/aifi"
+
+
+class ApiError(Exception):
+    """A request that is answered with an error: this status, and this code and message as JSON."""
+
+    def __init__(self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None):
+        super().__init__(message)
+        self.status, self.code, self.message, self.headers = status, code, message, headers or {}
 
 
 # --- the app ---
@@ -67,27 +56,28 @@ PAGE_HEADERS = {
 def create_app(config: Config | None = None) -> Flask:
     """Build the app, from the environment where no configuration is given; opens no file and no connection yet.
 
-    :raises SystemExit: the environment's configuration is of no use; its text says what to set
+    :raises SystemExit: the environment's configuration cannot be used; its text says what to set
     """
     config = config or read_config(os.environ)
     _set_up_log(config.log_level)
     app = Flask("bridge", root_path=os.path.dirname(os.path.abspath(__file__)), static_folder=None)
-    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES + 1  # one more tells a body that is too long from one cut there
-    app.url_map.merge_slashes = False  # a redirect would be no JSON
-    app.wsgi_app = ProxyFix(app.wsgi_app, x_host=1)  # one proxy: the platform's router
-    app.extensions["bridge"], app.extensions["payments"] = _wire(config), Tasks()
+    app.url_map.merge_slashes = False  # it would redirect, and a redirect is not JSON: _tidy_path does it
+    wsgi_app = ProxyFix(app.wsgi_app, x_host=1)  # one proxy: the platform's router
+    app.wsgi_app = _tidy_path(wsgi_app)  # type: ignore[method-assign]  # Flask's documented way to add middleware
+    app.extensions["bridge"] = _wire(config)
+    app.extensions["relay"] = PaymentRelay(config.payment_webhook_url) if config.payment_webhook_url else None
     for prefix, name in (("/v1", "v1"), ("", "root")):
         app.add_url_rule(f"{prefix}/latest_orders", f"{name}_latest_orders", latest_orders)
         app.add_url_rule(f"{prefix}/orders/<order_id>", f"{name}_order", get_order)
         app.add_url_rule(f"{prefix}/customers/<customer_id>", f"{name}_customer", get_customer)
         app.add_url_rule(f"{prefix}/openapi.yaml", f"{name}_openapi", openapi)
-    app.add_url_rule("/webhooks/aifi", "webhook", take_webhook, methods=["POST"])
+    app.add_url_rule(WEBHOOK_PATH, "webhook", take_webhook, methods=["POST"])
     app.add_url_rule("/healthz", "healthz", healthz)
     app.add_url_rule("/", "status", status_page)
     app.add_url_rule("/readme", "readme", readme)
     for command in (doctor, backfill, status):
         app.cli.add_command(command)
-    for error in (HTTPException, BridgeError):
+    for error in (ApiError, HTTPException, BridgeError):
         app.register_error_handler(error, _answer_error)
     return app
 
@@ -113,6 +103,18 @@ def _set_up_log(level: str) -> None:
         logger.addHandler(handler)
 
 
+def _tidy_path(wsgi_app: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[bytes]]:
+    """Wrap the app so that doubled and trailing slashes in a path do no harm."""
+
+    def tidied(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        # An escaped slash belongs to an id. PATH_INFO holds it unescaped, so only the raw address can tell.
+        if "%2f" not in environ.get("RAW_URI", "").partition("?")[0].lower():
+            environ["PATH_INFO"] = re.sub("/+", "/", environ["PATH_INFO"]).rstrip("/") or "/"
+        return wsgi_app(environ, start_response)
+
+    return tidied
+
+
 def _services() -> Services:
     services: Services = current_app.extensions["bridge"]
     return services
@@ -120,17 +122,18 @@ def _services() -> Services:
 
 # --- Aide's side ---
 
+DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE = 50, 100
+TOKEN_CHECK_BYTES = 6
+
 
 def _for_aide(view: Callable[..., Response]) -> Callable[..., Response]:
-    """Let a request through that carries one of Aide's keys, as `X-API-Key` or `Authorization: Bearer`."""
+    """Let a request through only if it carries one of Aide's keys."""
 
     @functools.wraps(view)
     def guarded(**arguments: str) -> Response:
-        offered = (_header("X-API-Key"), _bearer())
-        if not _matches(offered, _services().config.aide_api_keys):
-            if any(offered):
-                _services().notes.note(Cause.AIDE_KEY_WRONG, "Somebody asked with a wrong Aide key")
-            raise Unauthorized("Send Aide's key as X-API-Key or as Authorization: Bearer.")
+        if not _matches(_offered_keys(), _services().config.aide_api_keys):
+            cause = Cause.AIDE_KEY_WRONG if any(_offered_keys()) else Cause.AIDE_KEY_ABSENT
+            raise _unauthorized(cause, "Aide's key", "as X-API-Key or as Authorization: Bearer")
         return view(**arguments)
 
     return guarded
@@ -143,8 +146,9 @@ def latest_orders() -> Response:
     page = _services().mirror.page(limit, after)
     if after is None and _services().notes.note("poll", f"{len(page.summaries)} orders"):
         _services().notes.note_change("public_url", request.url_root)
-    token = "" if page.ended else f',"next_page_token":"{encode_token(page.last)}"'
-    # The summaries are JSON already; reading and writing them again would cost as much as all the rest.
+    token = "" if page.ended or page.last is None else f',"next_page_token":"{encode_token(page.last)}"'
+    # The database holds each summary as JSON text. Joining the texts keeps a poll cheap: parsing them, only to write
+    # them again, would cost as much as all the rest. A token is Base64, so it needs no escapes either.
     return _json_text(f'{{"orders":[{",".join(page.summaries)}]{token}}}')
 
 
@@ -153,7 +157,7 @@ def get_order(order_id: str) -> Response:
     """Answer one order in full (Aide's `/orders/{orderId}`); a session's id finds its order too."""
     order = _services().mirror.order(order_id)
     if order is None:
-        raise NotFound("AiFi knows no such order.")
+        raise ApiError(404, "not_found", "AiFi knows no such order.")
     return _json(order.body())
 
 
@@ -162,7 +166,7 @@ def get_customer(customer_id: str) -> Response:
     """Answer one customer (Aide's `/customers/{customerId}`)."""
     customer = _services().mirror.customer(customer_id)
     if customer is None:
-        raise NotFound("AiFi knows no such customer.")
+        raise ApiError(404, "not_found", "AiFi knows no such customer.")
     return _json(customer)
 
 
@@ -182,12 +186,12 @@ def encode_token(last: tuple[str, str]) -> str:
 def decode_token(token: str) -> tuple[str, str]:
     """Return the (updated_at, id) of a page token.
 
-    :raises ValueError: it is damaged, or none of ours
+    :raises ValueError: it is damaged, or not from this bridge
     """
     data = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
     updated_at, _, order_id = data[TOKEN_CHECK_BYTES:].decode().partition(" ")
     if encode_token((updated_at, order_id)) != token:
-        raise ValueError("no page token of this bridge")
+        raise ValueError("not a page token of this bridge")
     return updated_at, order_id
 
 
@@ -196,87 +200,305 @@ def _check_sum(text: bytes) -> bytes:
 
 
 def _page_size() -> int:
-    text = request.args.get("page_size", str(DEFAULT_PAGE_SIZE))
+    text = request.args.get("page_size") or str(DEFAULT_PAGE_SIZE)
     if not re.fullmatch(r"[0-9]{1,3}", text) or not 1 <= int(text) <= MAX_PAGE_SIZE:
-        raise _bad_request("invalid_page_size", f"page_size must be a whole number from 1 to {MAX_PAGE_SIZE}.")
+        raise ApiError(400, "invalid_page_size", f"page_size must be a whole number from 1 to {MAX_PAGE_SIZE}.")
     return int(text)
 
 
 def _page_token() -> tuple[str, str] | None:
     token = request.args.get("page_token")
-    if token is None:
+    if not token:
         return None
     try:
         return decode_token(token)
     except ValueError:
-        raise _bad_request(
-            "invalid_page_token", "page_token is damaged or not from this bridge: begin at the top."
-        ) from None
+        message = "page_token is damaged or not from this bridge: begin at the top."
+        raise ApiError(400, "invalid_page_token", message) from None
 
 
 # --- AiFi's side ---
 
+MAX_KEPT_BYTES, MAX_RELAYED_BYTES = 1024 * 1024, 10 * 1024 * 1024
+RELAY_HEADER = "X-Bridge-Relay"  # on what a relay sends, so that it is known if it comes back
+CHECK_HEADER = "X-Bridge-Check"  # on what the doctor sends to see that the public URL leads here
+
 
 def take_webhook() -> Response:
-    """Take in a webhook of AiFi's, and pass a checkout on to the retailer's payment endpoint where one is set."""
-    config, mirror = _services().config, _services().mirror
-    if not config.webhook_secret:
-        raise ServiceUnavailable("Webhooks are off: set AIFI_WEBHOOK_SECRET, and give AiFi the URL with that secret.")
-    if not _matches((_bearer(), request.args.get("token")), (config.webhook_secret,)):
-        if _bearer() or request.args.get("token"):
-            _services().notes.note(Cause.WEBHOOK_SECRET_WRONG, "A webhook came with a wrong secret")
-        raise Unauthorized("Send the webhook secret as Authorization: Bearer or as ?token=.")
-    body = _read_body()
-    try:
-        webhook = read_webhook(parse_json(body, refuse_nan=True), _services().store.now(), config.currency)
-    except Unreadable as error:
-        log.warning("Webhook refused: %s", error)
-        _services().notes.note(Cause.WEBHOOK_REFUSED, f"A webhook was refused: {error}")
-        raise _bad_request("invalid_webhook", f"Not a webhook of AiFi's: {error}.") from None
-    receipt = mirror.store_webhook(webhook)
-    if not isinstance(webhook, OtherWebhook):  # other webhooks, and the doctor's, are nothing to speak of
-        log.info("Webhook: %s", receipt)
-        _services().notes.note("webhook", str(receipt))
-    if isinstance(webhook, CheckoutWebhook) and config.payment_webhook_url:
-        return _pass_on(_services(), body)
+    """Take in a webhook of AiFi's; where there is a payment endpoint, pass it on and answer what that answers."""
+    relay: PaymentRelay | None = current_app.extensions["relay"]
+    if relay and RELAY_HEADER in request.headers:
+        message = "PAYMENT_WEBHOOK_URL leads back to this bridge: set it to the retailer's payment endpoint."
+        raise ApiError(508, "relay_loop", message, {RELAY_HEADER: "loop"})
+    _require_webhook_secret()
+    body = _read_body(MAX_RELAYED_BYTES if relay else MAX_KEPT_BYTES)
+    if relay and not _is_for_bridge_alone(body):
+        return _pass_on(relay, body)
+    _keep(body)
     return _json({})
 
 
-def _read_body() -> bytes:
-    """Return the request's body; one that is too long or cannot be read to its end is the sender's error."""
+def _require_webhook_secret() -> None:
+    """Raise an error unless the request carries the webhook secret, as `Authorization: Bearer` or `?token=`."""
+    secret, authorization = _services().config.webhook_secret, _header("Authorization")
+    if not secret:
+        message = "Webhooks are off: set AIFI_WEBHOOK_SECRET, and give AiFi the URL with that secret."
+        raise ApiError(503, "webhooks_off", message)
+    scheme, _, bearer = authorization.partition(b" ")
+    offered = [*_query_tokens(), *([bearer] if scheme.lower() == b"bearer" else [])]
+    if not _matches(offered, (secret,)):
+        cause = Cause.WEBHOOK_SECRET_WRONG if any(offered) else Cause.WEBHOOK_SECRET_ABSENT
+        raise _unauthorized(cause, "The webhook secret", "as Authorization: Bearer or as ?token=")
+
+
+def _query_tokens() -> Iterator[bytes]:
+    """Yield what `?token=` may mean: a raw `+` is itself, as in a pasted secret, or a blank, as in a form."""
+    for part in request.query_string.split(b"&"):
+        name, _, value = part.partition(b"=")
+        if name == b"token":
+            yield unquote_to_bytes(value)
+            yield unquote_to_bytes(value.replace(b"+", b" "))
+
+
+def _read_body(limit: int) -> bytes:
+    """Return the request's body as it came; one that is too long or cannot be read to its end is the sender's error."""
+    request.max_content_length = limit + 1  # one more tells a body that is too long from one cut there
     try:
         body = request.get_data(cache=False)
+    except RequestEntityTooLarge:
+        raise _too_large(limit) from None
     except (OSError, ValueError, ParseException):  # gunicorn's words for broken chunks
-        raise _bad_request("invalid_body", "The body broke off or is badly chunked.") from None
-    if len(body) > MAX_BODY_BYTES:
-        raise RequestEntityTooLarge
+        raise ApiError(400, "invalid_body", "The body broke off or is badly chunked.") from None
+    if len(body) > limit:
+        raise _too_large(limit)
     return body
 
 
-def _pass_on(services: Services, body: bytes) -> Response:
-    """Give a webhook to the payment endpoint, and its answer back unchanged; 502 where it has none in time."""
-    url = services.config.payment_webhook_url
+def _too_large(limit: int) -> ApiError:
+    return ApiError(413, "request_entity_too_large", f"The body is larger than {limit // 1024**2} MB.")
+
+
+def _is_for_bridge_alone(body: bytes) -> bool:
+    """Return whether a webhook is a customer's or the doctor's check: those do not concern the payment endpoint."""
+    if CHECK_HEADER in request.headers:
+        return True
     try:
-        # In a thread of its own, as requests bounds the wait for each byte, but not for all of them.
-        call = current_app.extensions["payments"].share(object(), functools.partial(_post_payment, url, body))
-        return Response(*call.result(PAYMENT_SECONDS))
-    except (*aifi.NETWORK_ERRORS, aifi.AifiUnavailable, concurrent.futures.TimeoutError) as error:
-        log.error("The payment endpoint did not answer: %s", type(error).__name__)
-        services.notes.note(Cause.PAYMENT_ENDPOINT_FAILED, "The retailer's payment endpoint did not answer")
-        return _error(502, "payment_endpoint_failed", "The retailer's payment endpoint did not answer.")
+        return is_customer_webhook(_parse_body(body))
+    except (ApiError, Unreadable):
+        return False
 
 
-def _post_payment(url: str, body: bytes) -> tuple[bytes, int, dict[str, str]]:
-    """Return the payment endpoint's body, status and content type."""
-    timeout = (PAYMENT_CONNECT_SECONDS, PAYMENT_SECONDS)
-    headers = {"Content-Type": "application/json"}
-    with requests.post(url, body, headers=headers, timeout=timeout, allow_redirects=False, stream=True) as answer:
-        text = aifi.read_body(answer, PAYMENT_SECONDS, MAX_PAYMENT_BYTES)
-        kept = {name: answer.headers[name] for name in ("Content-Type",) if name in answer.headers}
-        return text, answer.status_code, kept
+def _keep(body: bytes) -> None:
+    """Store what a webhook says; when this returns, what is kept of it is on disk.
+
+    :raises ApiError: it cannot be read
+    :raises StoreError: it cannot be stored
+    """
+    services = _services()
+    try:
+        webhook = _read_webhook(body)
+    except ApiError as refusal:
+        log.warning("Webhook refused: %s", refusal.message)
+        services.notes.note(Cause.WEBHOOK_REFUSED, f"A webhook was refused: {refusal.message}")
+        raise
+    receipt = services.mirror.store_webhook(webhook)
+    if not isinstance(webhook, OtherWebhook):  # the others, and the doctor's, change nothing
+        log.info("Webhook: %s", receipt)
+        services.notes.note("webhook", str(receipt))
+
+
+def _try_to_keep(body: bytes) -> None:
+    """Store what a webhook says if that is possible; whatever fails must not harm the payment, so it is only logged."""
+    try:
+        _keep(body)
+    except ApiError:
+        return  # logged and noted already
+    except StoreError as error:
+        log.warning("A webhook was passed on but not stored: %s", error)
+    except Exception:
+        log.exception("A webhook was passed on but not stored")
+
+
+def _read_webhook(body: bytes) -> Webhook:
+    try:
+        return read_webhook(_parse_body(body), _services().store.now(), _services().config.currency)
+    except Unreadable as error:
+        raise ApiError(400, "invalid_webhook", f"Not a webhook of AiFi's: {error}.") from None
+
+
+def _parse_body(body: bytes) -> Any:
+    return parse_json(decompress(body, request.headers.get("Content-Encoding", ""), MAX_KEPT_BYTES))
+
+
+def _pass_on(relay: "PaymentRelay", body: bytes) -> Response:
+    """Pass a webhook on, store it meanwhile, and return the payment endpoint's answer as it came."""
+    try:
+        answer = relay.pass_on(body, _headers_to_pass_on(), functools.partial(_try_to_keep, body))
+    except (PaymentFailed, PaymentOverloaded) as error:
+        _tell_payment_failed(error.message.rstrip("."))
+        raise
+    if failure := answer.failure():
+        _tell_payment_failed(failure)
+    else:
+        _services().notes.note("payment", f"answered {answer.status}", ends=Cause.PAYMENT_ENDPOINT_FAILED)
+    response = Response(answer.body, answer.status, answer.headers)
+    if "Content-Type" not in answer.headers:
+        del response.headers["Content-Type"]  # Flask's own guess
+    return response
+
+
+def _headers_to_pass_on() -> dict[str, str]:
+    """Return what describes the body, and AiFi's own `Authorization` unless that holds a secret of the bridge's."""
+    names, config = ["Content-Type", "Content-Encoding"], _services().config
+    if not _matches(_keys_in(_header("Authorization")), (config.webhook_secret, *config.aide_api_keys)):
+        names.append("Authorization")
+    return {name: request.headers[name] for name in names if request.headers.get(name)}
+
+
+def _tell_payment_failed(text: str) -> None:
+    log.error("%s", text)
+    _services().notes.note(Cause.PAYMENT_ENDPOINT_FAILED, text, ends="payment")
+
+
+# --- the retailer's payment endpoint ---
+
+PAYMENT_CONNECT_SECONDS, PAYMENT_SECONDS = 3, 10
+MAX_PAYMENT_BYTES = 1024 * 1024
+MAX_WAITING = 12  # of the 16 threads in gunicorn.conf.py: Aide and the health check need the others
+MAX_CALLS = 3 * MAX_WAITING  # with those that nobody waits for any longer
+ANSWER_HEADERS = ("Content-Type", "Retry-After", "Location")
+
+
+class PaymentFailed(ApiError):
+    """The payment endpoint gave no answer, or none that can be passed back."""
+
+    def __init__(self, reason: str):
+        super().__init__(502, "payment_endpoint_failed", f"The retailer's payment endpoint did not answer ({reason}).")
+
+
+class PaymentOverloaded(ApiError):
+    """A webhook was not passed on, as too many wait for the payment endpoint."""
+
+    def __init__(self) -> None:
+        message = "The retailer's payment endpoint is slow, and too many webhooks wait for it."
+        super().__init__(503, "payment_overloaded", message)
+
+
+@dataclass(frozen=True)
+class PaymentAnswer:
+    """What the payment endpoint answered; `loops` if it was this bridge."""
+
+    status: int
+    body: bytes
+    headers: Mapping[str, str]
+    loops: bool = False
+
+    def failure(self) -> str:
+        """Return in words what is wrong with the answer; nothing where it is a 2xx."""
+        if 200 <= self.status < 300:
+            return ""
+        reason = ""
+        if self.loops:
+            reason = ": PAYMENT_WEBHOOK_URL leads back to this bridge"
+        elif 300 <= self.status < 400:
+            reason = ", a redirect: set PAYMENT_WEBHOOK_URL to where it leads"
+        return f"The retailer's payment endpoint answers {self.status}{reason}"
+
+
+class PaymentRelay:
+    """Passes webhooks on to the retailer's payment endpoint; bounds how long, and how many at once, wait for it."""
+
+    def __init__(self, url: str):
+        self._url = url
+        self._seats = threading.BoundedSemaphore(MAX_WAITING)
+        self._calls = threading.BoundedSemaphore(MAX_CALLS)
+
+    def pass_on(self, body: bytes, headers: Mapping[str, str], meanwhile: Callable[[], None]) -> PaymentAnswer:
+        """Send a webhook, do `meanwhile` in any case, and return the answer.
+
+        :raises PaymentFailed: there is no complete answer within PAYMENT_SECONDS
+        :raises PaymentOverloaded: the webhook was not sent
+        """
+        if not self._seats.acquire(blocking=False):
+            meanwhile()
+            raise PaymentOverloaded
+        try:
+            deadline = time.monotonic() + PAYMENT_SECONDS
+            call = self._start(body, headers)
+            meanwhile()
+            return call.result(max(0.0, deadline - time.monotonic()))
+        except concurrent.futures.TimeoutError:
+            raise PaymentFailed(f"{PAYMENT_SECONDS} s are over") from None
+        finally:
+            self._seats.release()
+
+    def _start(self, body: bytes, headers: Mapping[str, str]) -> "concurrent.futures.Future[PaymentAnswer]":
+        """Send a webhook in a thread of its own: `requests` bounds the wait for each byte, but not for all of them."""
+        call: concurrent.futures.Future[PaymentAnswer] = concurrent.futures.Future()
+        if self._calls.acquire(blocking=False):
+            threading.Thread(target=self._run, args=(call, body, headers), daemon=True, name="payment").start()
+        else:
+            call.set_exception(PaymentOverloaded())
+        return call
+
+    def _run(self, call: "concurrent.futures.Future[PaymentAnswer]", body: bytes, headers: Mapping[str, str]) -> None:
+        try:
+            call.set_result(self._send(body, headers))
+        except ApiError:
+            call.set_exception(PaymentFailed("the answer is cut, damaged or too large"))
+        except aifi.NETWORK_ERRORS as error:
+            call.set_exception(PaymentFailed(type(error).__name__))  # the error's text may hold the URL
+        except Exception as error:
+            log.exception("The payment endpoint's answer could not be read")
+            call.set_exception(PaymentFailed(type(error).__name__))
+        finally:
+            self._calls.release()
+
+    def _send(self, body: bytes, headers: Mapping[str, str]) -> PaymentAnswer:
+        user = requests.utils.get_auth_from_url(self._url)
+        options: dict[str, Any] = {
+            "headers": {**headers, "Accept-Encoding": "identity", RELAY_HEADER: "1"},
+            "auth": user if any(user) else _leave_alone,
+            "timeout": (PAYMENT_CONNECT_SECONDS, PAYMENT_SECONDS),
+        }
+        with _PipeSession() as session, session.post(self._url, body, stream=True, **options) as answer:
+            # Without this header urllib3 leaves the bytes as they came; it would not notice that a gzip is cut.
+            encoding = answer.raw.headers.pop("Content-Encoding", "").lower()
+            text = aifi.read_body(answer, PAYMENT_SECONDS, MAX_PAYMENT_BYTES)
+            names = [*ANSWER_HEADERS]
+            if encoding in WINDOW_BITS:
+                text = decompress(text, encoding, MAX_PAYMENT_BYTES)
+            else:
+                names.append("Content-Encoding")
+            kept = {name: value for name in names if (value := answer.headers.get(name)) and value.isprintable()}
+            return PaymentAnswer(answer.status_code, text, kept, RELAY_HEADER in answer.headers)
+
+
+class _PipeSession(requests.Session):
+    """A session that takes a redirect for an answer like any other; `requests` would read its body away."""
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        return None
+
+
+def _leave_alone(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """Keep `requests` from looking for a password in ~/.netrc, which would take the place of AiFi's header."""
+    return request
 
 
 # --- the operator's side ---
+
+PAGE_POLICY = (
+    "default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; connect-src 'self'; img-src data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+PAGE_HEADERS = {
+    "Content-Type": "text/html; charset=utf-8",
+    "Cache-Control": "no-store",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
 
 
 def healthz() -> Response:
@@ -298,7 +520,7 @@ def healthz() -> Response:
 def status_page() -> Response:
     """Show the operator how the bridge does; HTTP Basic with any name and an Aide key as password."""
     services = _services()
-    if not _matches((_password(),), services.config.aide_api_keys):
+    if not _matches(_offered_keys(), services.config.aide_api_keys):
         return _ask_to_log_in()
     services.mirror.refresh_if_stale()
     # Over plain http others may read along; on the machine itself there are none.
@@ -317,22 +539,15 @@ def status_page() -> Response:
     )
 
 
-def _password() -> str | None:
-    try:
-        login = request.authorization
-    except ValueError:  # not ASCII, where werkzeug expects base64
-        return None
-    return login.password if login and login.type == "basic" else None
-
-
 def _ask_to_log_in() -> Response:
     """Ask for name and password; whoever cancels that in a browser sees a page, and a program JSON."""
-    error = Unauthorized("This is a bridge's status page. Log in with any name, and Aide's key as the password.")
-    error.scheme = 'Basic realm="bridge", charset="UTF-8"'
+    scheme = {"WWW-Authenticate": 'Basic realm="bridge", charset="UTF-8"'}
     if request.accept_mimetypes.best_match(["application/json", "text/html"]) != "text/html":
-        raise error
+        message = "This is a bridge's status page. Log in with any name, and Aide's key as the password."
+        raise ApiError(401, "unauthorized", message, scheme)
     response = _render("login.html")
-    response.status_code, response.headers["WWW-Authenticate"] = 401, error.scheme
+    response.status_code = 401
+    response.headers.update(scheme)
     return response
 
 
@@ -351,26 +566,91 @@ def readme() -> Response:
         return Response(file.read(), mimetype="text/plain")
 
 
+# --- keys and secrets ---
+
+KEY_HEADERS = ("X-API-Key", "Api-Key", "Authorization")
+
+
+def _offered_keys() -> Iterator[bytes]:
+    """Yield every text in the request's headers that may be Aide's key; which form Aide uses is not documented."""
+    for name in KEY_HEADERS:
+        yield from _keys_in(_header(name))
+
+
+def _keys_in(value: bytes) -> Iterator[bytes]:
+    """Yield what may be a key in a header: all of it, what follows its first word, Basic's user and password."""
+    scheme, _, rest = value.partition(b" ")
+    yield value
+    yield rest
+    if scheme.lower() == b"basic":
+        with contextlib.suppress(ValueError):
+            user, _, password = base64.b64decode(rest + b"==").partition(b":")
+            yield user
+            yield password
+
+
+def _header(name: str) -> bytes:
+    """Return a header as the client sent it; WSGI hands its bytes over as Latin-1."""
+    return request.headers.get(name, "").encode("latin-1", "replace").strip()
+
+
+def _unauthorized(cause: Cause, name: str, ways: str) -> ApiError:
+    """Note a request without the right key or secret, and return its error."""
+    word = "missing" if cause in (Cause.AIDE_KEY_ABSENT, Cause.WEBHOOK_SECRET_ABSENT) else "wrong"
+    _services().notes.note(cause, f"A request was refused: {name} is {word}")
+    return ApiError(401, "unauthorized", f"{name} is {word}: send it {ways}.", {"WWW-Authenticate": "Bearer"})
+
+
+def _matches(offered: Iterable[bytes], keys: Iterable[str]) -> bool:
+    """Return whether one of the texts is one of the keys; blanks and line ends around a pasted text do no harm.
+
+    A comparison by `==` ends at the first byte that differs, so its time would tell a guesser how far he got.
+    `compare_digest` does not, and every pair is compared, whether or not one has matched already.
+    """
+    encoded, found = [form for key in keys for form in _encodings(key)], False
+    for text in offered:
+        for key in encoded:
+            found |= hmac.compare_digest(text.strip(), key)
+    return found
+
+
+def _encodings(key: str) -> set[bytes]:
+    """Return the bytes that a client may send for a key: UTF-8, and Latin-1 as some HTTP libraries do."""
+    forms = {key.encode("utf-8", "surrogateescape")}
+    with contextlib.suppress(UnicodeEncodeError):
+        forms.add(key.encode("latin-1"))
+    return forms
+
+
 # --- shared ---
 
-
-def _header(name: str) -> str:
-    """Return a header as clients send it, in UTF-8; WSGI hands it over as Latin-1."""
-    return request.headers.get(name, "").encode("latin-1", "replace").decode("utf-8", "replace")
+RETRY_AFTER_SECONDS = 10
+WINDOW_BITS = {"gzip": (31,), "x-gzip": (31,), "deflate": (15, -15)}  # deflate: with zlib's frame, or without
 
 
-def _bearer() -> str | None:
-    scheme, _, token = _header("Authorization").partition(" ")
-    return token.strip() if scheme.lower() == "bearer" else None
+def decompress(data: bytes, encoding: str, limit: int) -> bytes:
+    """Return what a body with this `Content-Encoding` holds, without ever unpacking more than `limit` bytes.
+
+    :raises ApiError: it holds more, is cut or damaged, or is encoded otherwise than by gzip or deflate
+    """
+    encoding = encoding.strip().lower() if data else ""
+    if encoding not in ("", "identity", *WINDOW_BITS):
+        raise ApiError(415, "unsupported_encoding", "Content-Encoding must be gzip, deflate or absent.")
+    plain = _inflate(data, encoding, limit) if encoding in WINDOW_BITS else data
+    if len(plain) > limit:
+        raise _too_large(limit)
+    return plain
 
 
-def _matches(offered: tuple[str | None, ...], keys: tuple[str, ...]) -> bool:
-    """Compare every key that was offered with every right one, in constant time."""
-    found = False
-    for text in offered:
-        for key in keys:
-            found |= hmac.compare_digest((text or "").encode("utf-8", "replace"), key.encode("utf-8", "replace"))
-    return found
+def _inflate(data: bytes, encoding: str, limit: int) -> bytes:
+    """Return the first bytes that a gzip or deflate holds, one more than `limit` at most."""
+    for bits in WINDOW_BITS[encoding]:
+        stream = zlib.decompressobj(bits)
+        with contextlib.suppress(zlib.error):
+            plain = stream.decompress(data, limit + 1)
+            if stream.eof or len(plain) > limit:
+                return plain
+    raise ApiError(400, "invalid_body", f"The body is not {encoding}, or it is cut.")
 
 
 def _json(value: Any, status: int = 200) -> Response:
@@ -381,28 +661,36 @@ def _json_text(text: str, status: int = 200) -> Response:
     return Response(text + "\n", status, {"Cache-Control": "no-store"}, mimetype="application/json")
 
 
-def _error(status: int, code: str, message: str) -> Response:
-    return _json({"error": {"code": code, "message": message}}, status)
-
-
-def _bad_request(code: str, message: str) -> BadRequest:
-    error = BadRequest(message)
-    error.code_name = code
-    return error
-
-
 def _answer_error(error: Exception) -> Response:
     """Turn every error into the one JSON shape."""
-    if not isinstance(error, HTTPException):
-        kind = "database_unavailable" if isinstance(error, StoreError) else "aifi_unavailable"
-        error = ServiceUnavailable(f"{str(error)[:1].upper()}{str(error)[1:]}.")
-        error.code_name = kind
-    code = getattr(error, "code_name", error.name.lower().replace(" ", "_"))
-    response = _error(error.code or 500, code, error.description or error.name)
-    if error.code == 503:
+    if not isinstance(error, ApiError):
+        error = _as_api_error(error)
+    response = _json({"error": {"code": error.code, "message": error.message}}, error.status)
+    response.headers.update(error.headers)
+    if error.status == 503:
         response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
-    if error.code == 401:
-        response.headers["WWW-Authenticate"] = getattr(error, "scheme", "Bearer")
-    if error.code == 405:
-        response.headers["Allow"] = ", ".join(error.valid_methods or ())
     return response
+
+
+def _as_api_error(error: Exception) -> ApiError:
+    """Return the error to answer for one of AiFi's, of the database's or of Flask's."""
+    if isinstance(error, MethodNotAllowed):
+        return _refuse_method(error)
+    if isinstance(error, NotFound):
+        return ApiError(404, "unknown_route", "There is no such route here: /openapi.yaml lists those there are.")
+    if isinstance(error, HTTPException):
+        return ApiError(error.code or 500, error.name.lower().replace(" ", "_"), error.description or error.name)
+    code = "database_unavailable" if isinstance(error, StoreError) else "aifi_unavailable"
+    return ApiError(503, code, f"{str(error)[:1].upper()}{str(error)[1:]}.")
+
+
+def _refuse_method(error: MethodNotAllowed) -> ApiError:
+    """Return the error for a method that a route does not take; on the webhook's it may be a console's test ping."""
+    allowed, message = ", ".join(error.valid_methods or ()), f"This route does not take {request.method}."
+    if request.path == WEBHOOK_PATH:
+        message = (
+            f"Webhooks must be sent as POST, not as {request.method}: set this URL in AiFi's console as it is, as a "
+            "checkout or customer webhook."
+        )
+        _services().notes.note(Cause.WEBHOOK_NOT_POSTED, f"A {request.method} request came to the webhook URL")
+    return ApiError(405, "method_not_allowed", message, {"Allow": allowed})

@@ -34,9 +34,13 @@ class Notes:
         self._texts: dict[str, str] = {}
         self._logged: set[str] = {Cause.VARIABLE_MISSPELT}  # which the start has logged
 
-    def note(self, name: str, text: str) -> bool:
-        """Note it, and return whether it was time to; a note that cannot be written must not harm what it tells of."""
+    def note(self, name: str, text: str, ends: str = "") -> bool:
+        """Note it, and return whether it was time to; a note that cannot be written must not harm what it tells of.
+
+        :param ends: the note that this one makes obsolete; it may be written again at once
+        """
         now = time.monotonic()
+        self._written.pop(ends, None)
         if now - self._written.get(name, -math.inf) < NOTE_SECONDS:
             return False
         self._written[name] = now
@@ -92,11 +96,15 @@ REMEDIES = {
     Cause.NO_ORDERS: "A store that has sold nothing yet has no orders. If yours has, correct the variable; the command "
     "doctor tries each value by itself.",
     Cause.AIDE_KEY_WRONG: "Give Aide the key that AIDE_API_KEY holds.",
+    Cause.AIDE_KEY_ABSENT: "Give Aide the key that AIDE_API_KEY holds, to be sent as X-API-Key or Authorization.",
     Cause.AIDE_SILENT: "Check in Aide that the integration is switched on, and that it has the base URL and the API "
     "key that this bridge's status page shows.",
     Cause.WEBHOOK_SECRET_MISSING: "Set AIFI_WEBHOOK_SECRET to a long random text, and give AiFi the webhook URL with "
     "it.",
     Cause.WEBHOOK_SECRET_WRONG: "Copy the webhook URL from this bridge's status page into AiFi's console.",
+    Cause.WEBHOOK_SECRET_ABSENT: "Copy the webhook URL from this bridge's status page into AiFi's console, with its "
+    "?token=.",
+    Cause.WEBHOOK_NOT_POSTED: "Set this URL in AiFi's console as a checkout or customer webhook, which is POSTed.",
     Cause.WEBHOOK_REFUSED: "Check that only AiFi sends to this URL, and only checkout or customer webhooks.",
     Cause.PUBLIC_URL_UNREACHABLE: "Check that the service is up at this address, or name another with --url.",
     Cause.PAYMENT_ENDPOINT_FAILED: "Check PAYMENT_WEBHOOK_URL, and that the retailer's payment endpoint is up.",

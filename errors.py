@@ -18,8 +18,11 @@ class Cause(str, Enum):
     NO_ORDERS = "no_orders"
     AIDE_KEY_WRONG = "aide_key_wrong"
     AIDE_SILENT = "aide_silent"
+    AIDE_KEY_ABSENT = "aide_key_absent"
     WEBHOOK_SECRET_MISSING = "webhook_secret_missing"  # noqa: S105 - a name
     WEBHOOK_SECRET_WRONG = "webhook_secret_wrong"  # noqa: S105 - a name
+    WEBHOOK_SECRET_ABSENT = "webhook_secret_absent"  # noqa: S105 - a name
+    WEBHOOK_NOT_POSTED = "webhook_not_posted"
     WEBHOOK_REFUSED = "webhook_refused"
     PUBLIC_URL_UNREACHABLE = "public_url_unreachable"
     PAYMENT_ENDPOINT_FAILED = "payment_endpoint_failed"

@@ -151,6 +151,11 @@ def read_customer(data: Any, personal: Any = None) -> dict[str, Any]:
     return {key: value for key, value in fields.items() if value is not None}
 
 
+def is_customer_webhook(body: Any) -> bool:
+    """Return whether a webhook tells a customer's personal data [R], readable or not."""
+    return isinstance(body, dict) and body.get("status") is None and body.get("customerPersonalInfo") is not None
+
+
 def read_webhook(body: Any, now: str, currency: str = "") -> Webhook:
     """Translate a webhook [G, R]; `now` stands in for a `timeOfIssue` that is not told.
 
@@ -159,7 +164,7 @@ def read_webhook(body: Any, now: str, currency: str = "") -> Webhook:
     if not isinstance(body, dict):
         raise Unreadable("the body is not a JSON object")
     status, at = body.get("status"), _time(body.get("timeOfIssue")) or now
-    if status is None and body.get("customerPersonalInfo") is not None:
+    if is_customer_webhook(body):
         return _read_customer_webhook(body, at)
     if status is None or (isinstance(status, str) and status not in CHECKOUT_STATUSES):
         return _read_other_webhook(body)

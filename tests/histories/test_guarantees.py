@@ -293,7 +293,9 @@ class Histories(RuleBasedStateMachine):
         if not self.do_refresh(worker, []):
             return
         existing = {
-            str(order.id) for order in self.model.orders if self.listed[order.id] >= 0 and order.id not in self.found_late
+            str(order.id)
+            for order in self.model.orders
+            if self.listed[order.id] >= 0 and order.id not in self.found_late
         }
         met = list(self.walk_down(worker, size, None, at_pages))
         if self.wiped:

@@ -80,7 +80,7 @@ ODD_IDS = (
 )
 ODD_BYTES = (
     *(b"%2e%2e", b"..%2forders", b"%252e%252e%252f", b"%c0%ae%c0%ae", b"../customers/11"),
-    *(b"./1001", b"1001/..", b"1001//", b"%ff%fe", b"%", b"%zz", b"%00", b"\xff", b"\xc3\xbc"),
+    *(b"./1001", b"1001/..", b"1001/1001", b"%ff%fe", b"%", b"%zz", b"%00", b"\xff", b"\xc3\xbc"),
 )
 
 
@@ -126,7 +126,7 @@ def test_the_largest_id_that_aifi_can_have_is_asked_for_as_it_is(world):
 
 
 @pytest.mark.parametrize(
-    "size", ["", "0", "-1", "101", "1000", "1.0", "1e1", "+5", " 5", "٥", "５", "0x5", "null", "9" * 3000, "5\0", "%"]
+    "size", ["0", "-1", "101", "1000", "1.0", "1e1", "+5", " 5", "٥", "５", "0x5", "null", "9" * 3000, "5\0", "%"]
 )
 def test_an_odd_page_size_is_a_400_that_says_so(world, size):
     _, bridge = world
@@ -137,8 +137,8 @@ def test_an_odd_page_size_is_a_400_that_says_so(world, size):
 
 @pytest.mark.parametrize(
     "token",
-    ["", "x", "=", "====", "a b", "ü", "\0", "..", "A" * 3000, "null", "0", "%00", "2025-11-01T00:00:00.000Z 1001"]
-    + [base64.urlsafe_b64encode(text).decode() for text in (b"", b"x", b"\xff" * 40, b'["~","~"]', b"2025 1", b"~ ~")],
+    ["x", "=", "====", "a b", "ü", "\0", "..", "A" * 3000, "null", "0", "%00", "2025-11-01T00:00:00.000Z 1001"]
+    + [base64.urlsafe_b64encode(text).decode() for text in (b"x", b"\xff" * 40, b'["~","~"]', b"2025 1", b"~ ~")],
 )
 def test_an_odd_page_token_is_a_400_that_says_so(world, token):
     _, bridge = world
@@ -172,8 +172,9 @@ WRONG_KEYS = (
     *(b"X-API-Key:", b"X-API-Key: wrong", b"X-API-Key: \xff\xfe", b"X-API-Key: \xc3\xbc", b"X-API-Key: ,"),
     *(b"X-API-Key: test-key,test-key", b"X-API-Key: TEST-KEY", b"X-API-Key: test-ke", b"X-API-Key: test-keyy"),
     *(b"X-API-Key: " + b"k" * 8000, b"Authorization:", b"Authorization: Bearer", b"Authorization: Bearer "),
-    *(b"Authorization: Basic dGVzdC1rZXk6", b"Authorization: test-key", b"Authorization: \xff", b"Authorization: x"),
-    *(b"Authorization: Bearer wrong", b"Authorization: Bearer: test-key", b"Authorization: Bearer \xf0\x9f\x98\x80"),
+    *(b"Authorization: Basic dGVzdC1rZXkyOg==", b"Authorization: Basic \xff", b"Authorization: \xff"),
+    *(b"Authorization: x", b"Authorization: test-key2", b"Authorization: Bearer test-key test-key"),
+    *(b"Authorization: Bearer wrong", b"Authorization: Bearer \xf0\x9f\x98\x80", b"Api-Key: TEST-KEY"),
     b"Authorization: Bearer " + b"k" * 8000,
     b"X-Forwarded-For: 127.0.0.1",
 )

@@ -85,14 +85,14 @@ def test_shops_without_orders_give_an_empty_list(bridge):
     assert page(bridge) == {"orders": []}
 
 
-@pytest.mark.parametrize("text", ["0", "101", "-1", "+5", "1.5", "1e1", "ten", "", " 5", "５", "9" * 5000, "5,5"])
+@pytest.mark.parametrize("text", ["0", "101", "-1", "+5", "1.5", "1e1", "ten", " 5", "５", "9" * 5000, "5,5"])
 def test_a_wrong_page_size_is_refused(quiet, text):
     response = quiet.request("GET", f"{LATEST}?page_size={quote(text[:3000])}", headers={"X-API-Key": AIDE_KEY})
     assert response.status_code == 400
     assert check(response, LATEST)["error"]["code"] == "invalid_page_size"
 
 
-@pytest.mark.parametrize("text", ["", "x", "null", "MjAyNQ", "%00", "ü", "=" * 40, "A" * 3000])
+@pytest.mark.parametrize("text", ["x", "null", "MjAyNQ", "%00", "ü", "=" * 40, "A" * 3000])
 def test_a_foreign_page_token_is_refused(quiet, text):
     response = quiet.get(LATEST, page_token=text)
     assert response.status_code == 400
