@@ -133,7 +133,7 @@ def _for_aide(view: Callable[..., Response]) -> Callable[..., Response]:
     def guarded(**arguments: str) -> Response:
         if not _matches(_offered_keys(), _services().config.aide_api_keys):
             cause = Cause.AIDE_KEY_WRONG if any(_offered_keys()) else Cause.AIDE_KEY_ABSENT
-            raise _unauthorized(cause, "Aide's key", "as X-API-Key or as Authorization: Bearer")
+            raise _unauthorized(cause, "Aide's key", "AIDE_API_KEY as X-API-Key or as Authorization: Bearer")
         return view(**arguments)
 
     return guarded
@@ -248,7 +248,7 @@ def _require_webhook_secret() -> None:
     offered = [*_query_tokens(), *([bearer] if scheme.lower() == b"bearer" else [])]
     if not _matches(offered, (secret,)):
         cause = Cause.WEBHOOK_SECRET_WRONG if any(offered) else Cause.WEBHOOK_SECRET_ABSENT
-        raise _unauthorized(cause, "The webhook secret", "as Authorization: Bearer or as ?token=")
+        raise _unauthorized(cause, "The webhook secret", "AIFI_WEBHOOK_SECRET as Authorization: Bearer or as ?token=")
 
 
 def _query_tokens() -> Iterator[bytes]:
@@ -267,7 +267,7 @@ def _read_body(limit: int) -> bytes:
         body = request.get_data(cache=False)
     except RequestEntityTooLarge:
         raise _too_large(limit) from None
-    except (OSError, ValueError, ParseException):  # gunicorn's words for broken chunks
+    except (OSError, ValueError, ParseException):  # what gunicorn raises for broken chunks
         raise ApiError(400, "invalid_body", "The body broke off or is badly chunked.") from None
     if len(body) > limit:
         raise _too_large(limit)
@@ -279,7 +279,7 @@ def _too_large(limit: int) -> ApiError:
 
 
 def _is_for_bridge_alone(body: bytes) -> bool:
-    """Return whether a webhook is a customer's or the doctor's check: those do not concern the payment endpoint."""
+    """Return whether a webhook is a customer's, or the doctor's check, which the payment endpoint must not get."""
     if CHECK_HEADER in request.headers:
         return True
     try:
@@ -428,7 +428,7 @@ class PaymentRelay:
             meanwhile()
             return call.result(max(0.0, deadline - time.monotonic()))
         except concurrent.futures.TimeoutError:
-            raise PaymentFailed(f"{PAYMENT_SECONDS} s are over") from None
+            raise PaymentFailed(f"timed out after {PAYMENT_SECONDS} s") from None
         finally:
             self._seats.release()
 
@@ -475,7 +475,10 @@ class PaymentRelay:
 
 
 class _PipeSession(requests.Session):
-    """A session that takes a redirect for an answer like any other; `requests` would read its body away."""
+    """A session that treats a redirect like any other answer.
+
+    `requests` consumes the body of one even if told not to follow it.
+    """
 
     def get_redirect_target(self, resp: requests.Response) -> None:
         return None
@@ -518,9 +521,9 @@ def healthz() -> Response:
 
 
 def status_page() -> Response:
-    """Show the operator how the bridge does; HTTP Basic with any name and an Aide key as password."""
-    services = _services()
-    if not _matches(_offered_keys(), services.config.aide_api_keys):
+    """Show the operator the state of the bridge; HTTP Basic with any name and an Aide key as password."""
+    services, (_, password) = _services(), _basic_login(_header("Authorization"))
+    if not _matches([password], services.config.aide_api_keys):
         return _ask_to_log_in()
     services.mirror.refresh_if_stale()
     # Over plain http others may read along; on the machine itself there are none.
@@ -579,14 +582,19 @@ def _offered_keys() -> Iterator[bytes]:
 
 def _keys_in(value: bytes) -> Iterator[bytes]:
     """Yield what may be a key in a header: all of it, what follows its first word, Basic's user and password."""
-    scheme, _, rest = value.partition(b" ")
     yield value
-    yield rest
+    yield value.partition(b" ")[2]
+    yield from _basic_login(value)
+
+
+def _basic_login(authorization: bytes) -> tuple[bytes, bytes]:
+    """Return user and password of HTTP Basic, empty where there are none; werkzeug's parser fails on some bytes."""
+    scheme, _, rest = authorization.partition(b" ")
     if scheme.lower() == b"basic":
         with contextlib.suppress(ValueError):
             user, _, password = base64.b64decode(rest + b"==").partition(b":")
-            yield user
-            yield password
+            return user, password
+    return b"", b""
 
 
 def _header(name: str) -> bytes:
@@ -594,18 +602,20 @@ def _header(name: str) -> bytes:
     return request.headers.get(name, "").encode("latin-1", "replace").strip()
 
 
-def _unauthorized(cause: Cause, name: str, ways: str) -> ApiError:
+def _unauthorized(cause: Cause, name: str, remedy: str) -> ApiError:
     """Note a request without the right key or secret, and return its error."""
     word = "missing" if cause in (Cause.AIDE_KEY_ABSENT, Cause.WEBHOOK_SECRET_ABSENT) else "wrong"
     _services().notes.note(cause, f"A request was refused: {name} is {word}")
-    return ApiError(401, "unauthorized", f"{name} is {word}: send it {ways}.", {"WWW-Authenticate": "Bearer"})
+    return ApiError(
+        401, "unauthorized", f"{name} is {word}: send the value of {remedy}.", {"WWW-Authenticate": "Bearer"}
+    )
 
 
 def _matches(offered: Iterable[bytes], keys: Iterable[str]) -> bool:
     """Return whether one of the texts is one of the keys; blanks and line ends around a pasted text do no harm.
 
-    A comparison by `==` ends at the first byte that differs, so its time would tell a guesser how far he got.
-    `compare_digest` does not, and every pair is compared, whether or not one has matched already.
+    A comparison by `==` ends at the first byte that differs, so its time would show a guesser how much is right.
+    `compare_digest` always takes the same time, and every pair is compared, even after a match.
     """
     encoded, found = [form for key in keys for form in _encodings(key)], False
     for text in offered:
@@ -677,7 +687,7 @@ def _as_api_error(error: Exception) -> ApiError:
     if isinstance(error, MethodNotAllowed):
         return _refuse_method(error)
     if isinstance(error, NotFound):
-        return ApiError(404, "unknown_route", "There is no such route here: /openapi.yaml lists those there are.")
+        return ApiError(404, "unknown_route", "There is no such route: /openapi.yaml lists the routes.")
     if isinstance(error, HTTPException):
         return ApiError(error.code or 500, error.name.lower().replace(" ", "_"), error.description or error.name)
     code = "database_unavailable" if isinstance(error, StoreError) else "aifi_unavailable"
