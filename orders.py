@@ -189,7 +189,7 @@ def applies(row: Order, snapshot: Snapshot, now: str) -> bool:
     then the later answer; after an hour AiFi's answer counts even if it went back, as after a restore.
     """
     back = takes_back(row.status, snapshot.order.get("status") or "")
-    stored_at = min(row.aifi_at, row.seen_at)  # a time after we saw it was a clock ahead
+    stored_at = min(row.aifi_at, row.seen_at, now)  # a time after we saw it, or after now, was a clock ahead
     if snapshot.source == WEBHOOK:
         return min(snapshot.at, now) >= stored_at and not back
     if row.pushed_at is not None:
