@@ -9,7 +9,7 @@ import pytest
 
 import aifi
 from store import Store
-from tests.support import HIGH, LOW, Clock, ago, look, new_store, page
+from tests.support import HIGH, LOW, Clock, ago, look, move_marks, new_store, page
 from times import DAY
 from tools.harness import Bridge
 from tools.sandbox import Sandbox
@@ -35,8 +35,8 @@ def open_store(path: Path, clock: Clock) -> Iterator[Callable[..., Store]]:
     """Open stores on one file and one clock."""
     with ExitStack() as stack:
 
-        def start(origin: str = "") -> Store:
-            store = new_store(path, origin, clock)
+        def start(origin: str = "", may_replace: bool = True) -> Store:
+            store = new_store(path, origin, clock, may_replace)
             stack.callback(store.close)
             return store
 
@@ -47,7 +47,7 @@ def open_store(path: Path, clock: Clock) -> Iterator[Callable[..., Store]]:
 def store(open_store: Callable[..., Store]) -> Store:
     """Open a store that holds all there is."""
     store = open_store()
-    store.set_marks(horizon=ago(30 * DAY), complete=1)
+    move_marks(store, horizon=ago(30 * DAY), complete=1)
     return store
 
 

@@ -12,13 +12,13 @@ import pytest
 from aifi import AifiError, Client, Token
 from config import Config
 from database import Database
-from orders import DETAIL, HISTORY, LIST, Snapshot
-from store import Page, Store, layout
+from orders import DETAIL, HISTORY, LIST, LISTS, SWEEP, WEBHOOK, Snapshot
+from store import Marks, Page, Store, layout
 from times import shift, utc_seconds
 
 NOW = "2025-11-01T12:00:00.000Z"
 ENOUGH = {"AIDE_API_KEY": "aide-key", "AIFI_ACCESS_TOKEN": "aifi-token"}
-API = [HISTORY, LIST, DETAIL]
+API = [HISTORY, LIST, SWEEP, DETAIL]
 TOKEN_URL = "https://auth.aifi.test/token"
 STATIC, SECRET = "static-access-token", "very-secret-client-secret"
 
@@ -50,13 +50,35 @@ def ago(seconds: float) -> str:
 
 
 LOW, HIGH = ago(3000), ago(1000)  # between which the fixture `served` has served orders
+HEAD = shift(HIGH, 0.001)  # the place above that
 
 
-def look(order_id: str | None = "1", at: str | None = None, source: str = LIST, **fields: Any) -> Snapshot:
+def look(
+    order_id: str | None = "1",
+    at: str | None = None,
+    source: str = LIST,
+    *,
+    session_id: str | None = None,
+    version: int | None = None,
+    dated: bool | None = None,
+    **fields: Any,
+) -> Snapshot:
     """Return a snapshot, of a paid order drafted ten minutes ago where nothing else is said."""
-    session_id, version = fields.pop("session_id", None), fields.pop("version", None)
-    order = {"created_at": ago(600), "status": "paid", "total_amount": 2.15, **fields}
-    return Snapshot(order_id, order, at or ago(300), source, session_id, version)
+    return Snapshot(
+        order_id,
+        {"created_at": ago(600), "status": "paid", "total_amount": 2.15, **fields},
+        at or ago(300),
+        source,
+        session_id,
+        version,
+        dated=source != WEBHOOK if dated is None else dated,
+        listed=source in LISTS,
+    )
+
+
+def move_marks(store: Store, **values: Any) -> Marks:
+    """Move marks, wherever they stand."""
+    return store.move_marks(store.marks(), **values)
 
 
 def page(store: Store, limit: int = 100, after: tuple[str, str] | None = None) -> Page:
@@ -87,9 +109,11 @@ def status(store: Store, order_id: str = "1") -> str:
     return order.status
 
 
-def new_store(path: object, origin: str = "", clock: Callable[[], float] = time.time) -> Store:
+def new_store(
+    path: object, origin: str = "", clock: Callable[[], float] = time.time, may_replace: bool = True
+) -> Store:
     """Return a store on that file."""
-    return Store(Database(str(path), layout({"origin": origin}), clock))
+    return Store(Database(str(path), layout({"origin": origin}), clock, may_replace))
 
 
 # --- AiFi's client
