@@ -17,7 +17,7 @@ from orders import LISTS, WEBHOOK, Snapshot
 
 MAX_ORDER_BYTES, FEW_LINES = 64 * 1024, 10  # so few lines of MAX_TEXT a field are never as large
 ISO_TIME = (
-    r"([12]\d{3}-\d\d-\d\d)[Tt ](\d\d:\d\d)(:\d\d)?(?:[.,](\d{1,9}))?\s*"
+    r"([12]\d{3}-\d\d-\d\d)[Tt ](\d\d:\d\d)(?:(:\d\d)(?:[.,](\d{1,9}))?)?\s*"
     r"([Zz]|[+-](?:[01]\d|2[0-3])(?::?[0-5]\d)?)?"
 )
 DECIMAL = r"\s*[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?\s*"
