@@ -1,9 +1,11 @@
 """Times as fixed-width UTC text, there and back."""
 
+import math
+
 import pytest
 
 from tests.support import table
-from times import DAY, HOUR, MINUTE, minute_text, shift, utc_seconds, utc_text
+from times import CLOCK_SLACK_SECONDS, DAY, HOUR, MINUTE, age, minute_text, shift, utc_seconds, utc_text
 
 NOON = "2025-11-01T12:00:00.000Z"
 TEXTS = {
@@ -64,3 +66,22 @@ def test_a_thousand_shifts_by_a_millisecond_are_a_second():
 
 def test_people_read_a_time_to_the_minute():
     assert minute_text("2025-11-01T12:34:56.789Z") == "2025-11-01 12:34 UTC"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    **table(
+        {
+            "now": (NOON, 0.0),
+            "a millisecond ago": ("2025-11-01T11:59:59.999Z", 0.001),
+            "an hour ago": ("2025-11-01T11:00:00.000Z", HOUR),
+            "a year ago": ("2024-11-01T12:00:00.000Z", 365 * DAY),
+            "a moment ahead, as clocks of two processes differ": (shift(NOON, CLOCK_SLACK_SECONDS), 0.0),
+            "ahead": (shift(NOON, CLOCK_SLACK_SECONDS + 0.001), math.inf),
+            "years ahead": ("2031-01-01T00:00:00.000Z", math.inf),
+            "never": (None, math.inf),
+        }
+    ),
+)
+def test_what_never_was_or_lies_ahead_is_infinitely_old(text, expected):
+    assert age(text, NOON) == pytest.approx(expected, abs=0.0001)

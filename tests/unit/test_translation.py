@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from orders import DETAIL, LIST, WEBHOOK
+from orders import DETAIL, HISTORY, LIST, SWEEP, WEBHOOK
 from tests.support import table
 from translation import (
     CheckoutWebhook,
@@ -16,7 +16,12 @@ from translation import (
     parse_json,
     parse_time,
     read_customer,
+    read_drafted_at,
+    read_external_id,
     read_order,
+    read_order_id,
+    read_session_id,
+    read_updated_at,
     read_webhook,
 )
 
@@ -42,6 +47,16 @@ NOT_NUMBERS = {
     "beyond a Decimal": "1e999999999999999999999",
     "huge integer": 10**400,
     "integer too long to print": 10**5000,
+    "thousands by underscore": "1_000",
+    "thousands by comma": "1,000.00",
+    "thousands by blank": "1 000",
+    "full-width digits": "２.15",
+    "Arabic digits": "٢",
+    "hexadecimal": "0x10",
+    "two points": "2.1.5",
+    "a point": ".",
+    "a sign": "-",
+    "NUL behind": "2.15\0",
 }
 NOT_IDS = {
     "true": True,
@@ -75,6 +90,14 @@ NOT_TIMES = {
     "no date": "10:00:00Z",
     "ten digits of a second": "2025-11-01T10:00:00.1234567890Z",
     "point without digits": "2025-11-01T10:00:00.Z",
+    "fraction of a minute": "2025-11-01T10:00.5Z",
+    "hour only": "2025-11-01T10Z",
+    "colon without seconds": "2025-11-01T10:00:Z",
+    "small letters elsewhere": "2025-11-01t10:00:00utc",
+    "zone of one digit": "2025-11-01T10:00:00+1",
+    "zone without digits": "2025-11-01T10:00:00+",
+    "zone of three digits": "2025-11-01T10:00:00+010",
+    "zone without minutes behind its colon": "2025-11-01T10:00:00+01:",
     "unknown zone": "2025-11-01T10:00:00 CET",
     "zone of 30 hours": "2025-11-01T10:00:00+30:00",
     "zone of 99 minutes": "2025-11-01T10:00:00+01:99",
@@ -133,6 +156,10 @@ def nested(depth: int) -> Any:
             "total_amount of nothing to pay": ({"totalPrice": "0.00"}, {"total_amount": 0.0}),
             "total_amount below nothing": ({"totalPrice": "-1.50"}, {"total_amount": -1.5}),
             "total_amount with an exponent": ({"totalPrice": "1.5E+2"}, {"total_amount": 150.0}),
+            "total_amount with blanks": ({"totalPrice": " 2.15 "}, {"total_amount": 2.15}),
+            "total_amount with a plus": ({"totalPrice": "+2.15"}, {"total_amount": 2.15}),
+            "total_amount without a whole": ({"totalPrice": ".50"}, {"total_amount": 0.5}),
+            "total_amount with a bare point": ({"totalPrice": "2."}, {"total_amount": 2.0}),
             "total_amount is not rounded": ({"totalPrice": "1234567.891"}, {"total_amount": 1234567.891}),
             "subtotal_amount": ({"subtotalPrice": "1.99"}, {"subtotal_amount": 1.99}),
             "tax_amount": ({"totalTax": "0.16"}, {"tax_amount": 0.16}),
@@ -294,6 +321,38 @@ def test_the_time_of_a_snapshot_is_aifis(fields, at):
     assert read_order({**ORDER, **fields}, LIST).at == at
 
 
+@pytest.mark.parametrize(
+    ("fields", "dated"),
+    [
+        ({"updatedAt": UPDATED}, True),
+        ({"updatedAt": None, "paidAt": UPDATED}, False),
+        ({"updatedAt": "now", "paidAt": UPDATED}, False),
+        ({"completedAt": UPDATED}, False),
+    ],
+    ids=["updatedAt", "null", "malformed", "absent"],
+)
+def test_a_snapshot_knows_whether_its_time_is_an_update_time(fields, dated):
+    assert read_order({**ORDER, **fields}, LIST).dated is dated
+
+
+@pytest.mark.parametrize(
+    ("source", "listed"), [(LIST, True), (HISTORY, True), (SWEEP, True), (DETAIL, False)], ids=lambda case: f"{case}"
+)
+def test_a_snapshot_of_a_list_knows_that_it_was_listed(source, listed):
+    assert read_order(ORDER, source).listed is listed
+
+
+@pytest.mark.parametrize("draft", [ABSENT, None, "soon"], ids=["absent", "null", "malformed"])
+def test_an_order_without_a_draft_time_has_no_place_in_the_lists(draft):
+    data = {**ORDER, "createdAt": UPDATED, "draftCreatedAt": draft}
+    assert not read_order(data, LIST).listed
+
+
+def test_a_webhook_neither_lists_an_order_nor_dates_its_update():
+    snapshot = read_webhook(CHECKOUT, NOW).snapshot
+    assert (snapshot.dated, snapshot.listed) == (False, False)
+
+
 def test_a_snapshot_knows_its_source_session_and_version():
     snapshot = read_order({**ORDER, "version": "3", "session": {"sessionId": "s1"}}, DETAIL)
     assert (snapshot.source, snapshot.session_id, snapshot.version) == (DETAIL, "s1", 3)
@@ -306,6 +365,52 @@ def test_the_configured_currency_stands_in_where_aifi_sends_none():
 
 def test_an_unknown_field_changes_nothing():
     assert order(isLatest=0, novelty={"deep": nested(50)}) == order()
+
+
+# --- what the mirror reads of a raw order
+
+
+@pytest.mark.parametrize(
+    ("read", "data", "expected"),
+    **table(
+        {
+            "session inside": (read_session_id, {"session": {"sessionId": "s1"}, "sessionId": "s2"}, "s1"),
+            "session beside": (read_session_id, {"sessionId": 77}, "77"),
+            "no session": (read_session_id, {"session": None}, None),
+            "external id": (read_external_id, {"externalId": " R-1 "}, "R-1"),
+            "numeric external id": (read_external_id, {"externalId": 9}, "9"),
+            "no external id": (read_external_id, {"externalId": ""}, None),
+            "id": (read_order_id, {"id": 7}, "7"),
+            "id as text": (read_order_id, {"id": "7"}, "7"),
+            "draft time": (read_drafted_at, {"draftCreatedAt": "2025-11-01T10:00:00Z"}, DRAFTED),
+            "createdAt is no draft time": (read_drafted_at, {"createdAt": DRAFTED}, None),
+            "update time": (read_updated_at, {"updatedAt": "2025-11-01T12:00:00+01"}, UPDATED),
+            "no update time": (read_updated_at, {"draftCreatedAt": DRAFTED, "paidAt": UPDATED}, None),
+        }
+    ),
+)
+def test_a_part_of_a_raw_order_can_be_read_by_itself(read, data, expected):
+    assert read(data) == expected
+
+
+READERS = (read_session_id, read_external_id, read_order_id, read_drafted_at, read_updated_at)
+
+
+@pytest.mark.parametrize("read", READERS, ids=lambda read: read.__name__)
+@pytest.mark.parametrize("data", [None, [], "x", 7, {}, {"session": []}], ids=repr)
+def test_what_has_no_such_part_reads_as_none(read, data):
+    assert read(data) is None
+
+
+@pytest.mark.parametrize("value", **table(NOT_IDS))
+def test_an_id_that_is_none_of_aifis_reads_as_none(value):
+    assert read_order_id({"id": value}) is None
+
+
+@pytest.mark.parametrize("read", [read_drafted_at, read_updated_at], ids=lambda read: read.__name__)
+@pytest.mark.parametrize("value", [*NOT_TIMES.values(), 1761991200], ids=[*NOT_TIMES, "number"])
+def test_a_malformed_time_reads_as_none(read, value):
+    assert read({"draftCreatedAt": value, "updatedAt": value}) is None
 
 
 # --- line items, both shapes
@@ -686,6 +791,16 @@ def test_other_text_can_be_none(text):
             "east": ("2025-11-01T10:00:00+02:00", "2025-11-01T08:00:00.000Z"),
             "west": ("2025-11-01T10:00:00-05:30", "2025-11-01T15:30:00.000Z"),
             "zone without a colon": ("2025-11-01T10:00:00+0545", "2025-11-01T04:15:00.000Z"),
+            "zone without minutes": ("2025-11-01T10:00:00+00", "2025-11-01T10:00:00.000Z"),
+            "east without minutes": ("2025-11-01T10:00:00+02", "2025-11-01T08:00:00.000Z"),
+            "west without minutes": ("2025-11-01T10:00:00.25-05", "2025-11-01T15:00:00.250Z"),
+            "a blank before the zone": ("2025-11-01 10:00:00 +02:00", "2025-11-01T08:00:00.000Z"),
+            "no seconds": ("2025-11-01T10:07Z", "2025-11-01T10:07:00.000Z"),
+            "no seconds, no zone": ("2025-11-01T10:07", "2025-11-01T10:07:00.000Z"),
+            "no seconds, east": ("2025-11-01T10:07+02:00", "2025-11-01T08:07:00.000Z"),
+            "no seconds, west without minutes": ("2025-11-01T10:07-05", "2025-11-01T15:07:00.000Z"),
+            "small t and z": ("2025-11-01t10:00:00z", "2025-11-01T10:00:00.000Z"),
+            "small t, no seconds": ("2025-11-01t10:07z", "2025-11-01T10:07:00.000Z"),
             "the farthest east": ("2025-11-01T00:00:00+14:00", "2025-10-31T10:00:00.000Z"),
             "over the year's end": ("2025-12-31T23:30:00-01:00", "2026-01-01T00:30:00.000Z"),
             "one digit": ("2025-11-01T10:00:00.5Z", "2025-11-01T10:00:00.500Z"),
@@ -711,7 +826,17 @@ def test_nonsense_is_no_time(text):
         parse_time(text)
 
 
-@pytest.mark.parametrize("text", ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "0001-01-01T00:00:00Z",
+        "1969-12-31T23:59:59Z",
+        "1970-01-01T00:00:00+01:00",
+        "2900-01-01T00:00:00Z",
+        "2899-12-31T23:59:59-01:00",
+        "9999-12-31T23:59:59Z",
+    ],
+)
 def test_a_time_too_far_off_to_reckon_with_is_refused(text):
     """.NET and Go send the year 1 for "no time"; an hour after the last one there is no year."""
     with pytest.raises(ValueError):  # noqa: PT011
@@ -746,6 +871,48 @@ def test_a_hostile_value_leaves_the_order_readable_and_its_json_strict(name, val
 def test_a_body_that_is_no_json_is_unreadable(body):
     with pytest.raises(Unreadable):
         parse_json(body)
+
+
+@pytest.mark.parametrize(
+    ("raw", "text"),
+    **table(
+        {
+            "tab": (b"Green\ttea", "Green\ttea"),
+            "line feed": (b"Green\ntea", "Green\ntea"),
+            "unit separator": (b"Green\x1ftea", "Green\x1ftea"),
+            "NUL": (b"Green\x00tea", "Green\x00tea"),
+            "Latin-1": (b"Th\xe9", "Th\ufffd"),
+            "Latin-1 between": (b"Th\xe9 vert", "Th\ufffd vert"),
+            "cut UTF-8": (b"Th\xc3", "Th\ufffd"),
+            "cut longer UTF-8": (b"\xf0\x9f\x8d", "\ufffd"),
+            "whole UTF-8": ("Thé 🍵".encode(), "Thé 🍵"),
+        }
+    ),
+)
+@pytest.mark.parametrize("refuse_nan", [False, True], ids=["AiFi's answer", "webhook"])
+def test_a_spoiled_character_spoils_only_the_text_it_is_in(raw, text, refuse_nan):
+    body = b'[{"name": "' + raw + b'", "price": 1}, {"name": "Caf\xc3\xa9"}]'
+    assert parse_json(body, refuse_nan) == [{"name": text, "price": 1}, {"name": "Café"}]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_json_is_read_in_every_encoding_it_may_have(encoding):
+    assert parse_json('{"name": "Café"}'.encode(encoding)) == {"name": "Café"}
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
+@pytest.mark.parametrize(
+    "body", ["%s", '{"totalPrice": %s}', '{"cart": [{"quantity": %s}]}'], ids=["top", "in", "deep"]
+)
+def test_what_json_does_not_know_as_a_number_spoils_a_webhook_but_not_aifis_answer(number, body):
+    with pytest.raises(Unreadable):
+        parse_json((body % number).encode(), refuse_nan=True)
+    parse_json((body % number).encode())
+
+
+@pytest.mark.parametrize("text", ["NaN", "Infinity"])
+def test_such_a_word_in_a_text_spoils_nothing(text):
+    assert parse_json(json.dumps({"name": text}).encode(), refuse_nan=True) == {"name": text}
 
 
 def test_a_deeply_nested_webhook_is_read_or_refused():
