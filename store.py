@@ -4,6 +4,7 @@ Every time is fixed-width UTC text (`2025-11-01T00:00:00.000Z`), so the order of
 """
 
 import json
+import math
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -14,7 +15,7 @@ from typing import Any
 from database import Database, Layout
 from errors import StoreError
 from orders import ALWAYS, PUSHED, SETTLING_SECONDS, UNCONFIRMED, Anchor, Order, Outcome, Snapshot, take_in
-from times import HOUR, MINUTE, shift, utc_text
+from times import HOUR, MINUTE, age, shift, utc_text
 
 VERSION = 2  # of TABLES: a file of another version is set aside
 TABLES = """
@@ -284,8 +285,9 @@ class Store:
         What was checked since `before` is left out, and for an hour what AiFi denied.
         """
         now = self.now()
+        waiting = "pushed_at BETWEEN :minute_ago AND :now"
         return self._orders_to_check(
-            f"watch IN ('{UNCONFIRMED}', '{PUSHED}') AND pushed_at < :minute_ago ORDER BY checked_at",
+            f"watch IN ('{UNCONFIRMED}', '{PUSHED}') AND NOT {waiting} ORDER BY checked_at",
             {"before": before, "now": now, "minute_ago": shift(now, -MINUTE), "limit": limit},
         )
 
@@ -302,7 +304,7 @@ class Store:
         )
 
     def _orders_to_check(self, condition: str, values: Mapping[str, Any]) -> list[Order]:
-        # A check that lies ahead was dated by a clock that has been put back since: it does not count.
+        # What lies ahead was dated by a clock that has been put back since: it does not count.
         sql = f"""SELECT * FROM orders
                   WHERE watch IS NOT NULL AND (checked_at IS NULL OR checked_at < :before OR checked_at > :now)
                   AND (confirmed OR checked_at IS NULL OR checked_at < :denied_before OR checked_at > :now)
@@ -331,8 +333,8 @@ class Store:
     def confirmed_between(self, low: str, high: str, unchecked_since: str) -> list[str]:
         """Return the ids of orders that AiFi has shown, drafted from `low` to `high`, and not checked since."""
         sql = """SELECT id FROM orders WHERE confirmed AND created_at >= ? AND created_at <= ?
-                 AND (checked_at IS NULL OR checked_at < ?) ORDER BY created_at DESC, id DESC"""
-        return self._read(lambda db: [row["id"] for row in db.execute(sql, (low, high, unchecked_since))])
+                 AND (checked_at IS NULL OR checked_at < ? OR checked_at > ?) ORDER BY created_at DESC, id DESC"""
+        return self._read(lambda db: [row["id"] for row in db.execute(sql, (low, high, unchecked_since, self.now()))])
 
     # --- customers ---
 
@@ -340,7 +342,7 @@ class Store:
         """Keep a customer as AiFi showed it at that time, unless a later look is kept; the oldest make room."""
         sql = """INSERT INTO customers (id, body, aifi_at, known_at) VALUES (?, ?, ?, ?) ON CONFLICT (id) DO
                  UPDATE SET body = excluded.body, aifi_at = excluded.aifi_at, known_at = excluded.known_at
-                 WHERE excluded.aifi_at >= customers.aifi_at"""
+                 WHERE excluded.aifi_at >= customers.aifi_at OR customers.aifi_at > excluded.known_at"""
         trim = """DELETE FROM customers WHERE known_at <
                   (SELECT known_at FROM customers ORDER BY known_at DESC LIMIT 1 OFFSET ?)"""
 
@@ -386,10 +388,16 @@ class Store:
         return replace(marks, **values)
 
     def sweep(self, name: str, first_begun_at: str | None = None) -> Sweep:
-        """Return where the sweep of that name stands; the first round began at that time, or begins now."""
+        """Return where the sweep of that name stands; the first round began at that time, or begins now.
+
+        One that began in the future begins now, too.
+        """
         sql = f"SELECT {', '.join(SWEEP)} FROM sweeps WHERE name = ?"  # noqa: S608 - names of fields
         row = self._read(lambda db: db.execute(sql, (name,)).fetchone())
-        return Sweep(**dict(row)) if row else Sweep(name, first_begun_at or self.now())
+        now = self.now()
+        sweep = Sweep(**dict(row)) if row else Sweep(name, first_begun_at or now)
+        is_ahead = age(sweep.begun_at, now) == math.inf
+        return replace(sweep, begun_at=now, place=None, compared=0) if is_ahead else sweep
 
     def put_sweep(self, sweep: Sweep) -> None:
         """Remember where a sweep stands; its place may be lost, as then it only compares again."""
