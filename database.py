@@ -102,16 +102,16 @@ class Database:
         It is the system's lock on a file beside the database, so it dies with its holder: nobody waits for a dead one,
         and nothing has to be renewed.
 
-        :raises StoreError: the file cannot be opened
+        :raises StoreError: the file cannot be opened, or not be locked
         """
-        try:
-            handle = os.open(f"{self.name}.{name}.lock", os.O_RDWR | os.O_CREAT, 0o600)
-        except OSError as error:
-            raise StoreError(f"the database's folder cannot be used: {error.strerror}") from error
-        try:
-            yield _try_lock(handle)
-        finally:
-            os.close(handle)
+        with contextlib.ExitStack() as stack:
+            try:
+                handle = os.open(f"{self.name}.{name}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+                stack.callback(os.close, handle)
+                is_free = _try_lock(handle)
+            except OSError as error:
+                raise StoreError(f"the database's folder cannot be used: {error.strerror}") from error
+            yield is_free
 
     # --- connections and transactions ---
 
