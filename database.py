@@ -186,10 +186,10 @@ class Database:
             db.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
             db.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
             _prepare(db, self._layout)
+            db.file_id = _file_id(self.name)
         except BaseException:
             db.close()
             raise
-        db.file_id = _file_id(self.name)
         return db
 
     # --- the file ---
@@ -215,7 +215,7 @@ class Database:
 
     def _tidy(self) -> None:
         """Make sure that the journal belongs to the file: SQLite removes the index before the journal, never after."""
-        journal, index = os.path.exists(self.name + "-wal"), os.path.exists(self.name + "-shm")
+        journal, index = (_inode(self.name + suffix, may_be_empty=True) for suffix in ("-wal", "-shm"))
         if _inode(self.name) is None:
             self._remove(self.name)
             self._remove_companions()
