@@ -8,10 +8,13 @@ import random
 import shutil
 import signal
 import sqlite3
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +22,9 @@ import pytest
 
 import database as database_module
 from errors import StoreError
-from orders import Snapshot
-from store import Store
-from tests.support import Clock, ago, ids, look, new_store, status
+from orders import Outcome, Snapshot
+from store import MarksMoved, Store
+from tests.support import Clock, ago, ids, look, move_marks, new_store, status
 from times import DAY, shift
 
 PROCESS_SECONDS = 30
@@ -96,6 +99,48 @@ def test_processes_share_the_request_slots(store, path):
     assert waits == pytest.approx([0.5 * n for n in range(30)])
 
 
+def _count_failures(path: str, rounds: int, result: Any) -> None:
+    """Add one to a mark so many times, and read it again whenever somebody else was faster."""
+    database_module.BUSY_SECONDS = PROCESS_SECONDS
+    store = new_store(path)
+    for _ in range(rounds):
+        while True:
+            marks = store.marks()
+            with contextlib.suppress(MarksMoved):
+                store.move_marks(marks, failures=marks.failures + 1)
+                break
+    store.close()
+    result.send("done")
+
+
+def test_processes_that_move_one_mark_at_once_undo_none_of_each_others_moves(store, path):
+    with contextlib.ExitStack() as stack:
+        pipes = [stack.enter_context(process(_count_failures, str(path), 25))[1] for _ in range(3)]
+        assert [receive(pipe) for pipe in pipes] == ["done"] * 3
+    assert store.marks().failures == 75
+
+
+def _take_turns(path: str, turns: int, result: Any) -> None:
+    """Take a lock so many times, and report when each turn began and ended, by a clock that all processes share."""
+    store = new_store(path)
+    held: list[tuple[float, float]] = []
+    while len(held) < turns:
+        with store.lock("refresh") as is_free:
+            if is_free:
+                begun = time.monotonic()
+                time.sleep(0.002)
+                held.append((begun, time.monotonic()))
+    result.send(held)
+
+
+def test_processes_hold_a_lock_one_after_the_other(path):
+    with contextlib.ExitStack() as stack:
+        pipes = [stack.enter_context(process(_take_turns, str(path), 10))[1] for _ in range(3)]
+        held = sorted(turn for pipe in pipes for turn in receive(pipe))
+    assert len(held) == 30
+    assert all(ended <= begun for (_, ended), (begun, _) in pairwise(held))
+
+
 # --- a file that others hold
 
 
@@ -151,7 +196,7 @@ def test_a_file_locked_by_another_process_can_be_read_but_not_written(store, ope
         with pytest.raises(StoreError, match="locked"):
             reader.put_orders([look("during")])
         assert time.monotonic() - begun < 5
-    assert reader.put_orders([look("after")]) == (1, 0)
+    assert reader.put_orders([look("after")]) == [Outcome.NEW]
     assert reader.get_order("before")
 
 
@@ -164,7 +209,7 @@ def test_a_folder_locked_by_another_process_is_a_store_error_in_time(open_store,
         with pytest.raises(StoreError, match="another process"):
             store.marks()
         assert time.monotonic() - begun < 5
-    assert store.put_orders([look()]) == (1, 0)
+    assert store.put_orders([look()]) == [Outcome.NEW]
 
 
 # --- processes that die
@@ -223,7 +268,7 @@ def test_what_was_acknowledged_survives_a_kill_and_nothing_is_there_in_part(open
             while pipe.poll():
                 acknowledged.append(pipe.recv())
     store = open_store()
-    store.set_marks(horizon=ago(DAY), complete=1)
+    move_marks(store, horizon=ago(DAY), complete=1)
     there = batches(store)
     assert set(acknowledged) <= set(there)
     assert set(there.values()) == {50}
@@ -237,18 +282,74 @@ def test_a_kill_within_a_transaction_undoes_it_and_frees_the_file(store, path):
         os.kill(child.pid, signal.SIGKILL)
         child.join(PROCESS_SECONDS)
     assert (status(store, "first"), store.get_order("new")) == ("paid", None)
-    assert store.put_orders([look("after")]) == (1, 0)
+    assert store.put_orders([look("after")]) == [Outcome.NEW]
     check_integrity(path)
 
 
-def _die_with_a_lease(path: str, result: Any) -> None:
-    result.send(new_store(path, clock=Clock()).take_lease("refresh", "child", 30))
-    time.sleep(PROCESS_SECONDS)
+def _hold_lock(path: str, in_refresh: bool, result: Any) -> None:
+    store = new_store(path)
+    with store.lock("refresh") as is_free:
+        result.send(is_free)
+        if in_refresh:  # in the middle of a transaction, too
+            _stop_within_a_batch(path, result)
+        time.sleep(PROCESS_SECONDS)
 
 
-def test_the_lease_of_a_killed_process_is_free_after_its_time(store, path, clock):
-    with process(_die_with_a_lease, str(path)) as (_, pipe):
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "terminated"])
+@pytest.mark.parametrize("in_refresh", [False, True], ids=["idle", "writing"])
+def test_a_lock_dies_with_its_process(store, path, in_refresh, number):
+    store.put_orders([look("first"), look("last")])
+    with process(_hold_lock, str(path), in_refresh) as (child, pipe):
         assert receive(pipe) is True
-    assert not store.take_lease("refresh", "ours", 30)
-    clock.move(30)
-    assert store.take_lease("refresh", "ours", 30)
+        if in_refresh:
+            assert receive(pipe) == "in the middle"
+        with store.lock("refresh") as is_free:
+            assert not is_free
+        os.kill(child.pid, number)
+        child.join(PROCESS_SECONDS)
+        with store.lock("refresh") as is_free:
+            assert is_free
+    assert store.put_orders([look("after")]) == [Outcome.NEW]
+
+
+def _start_a_child_with_the_lock(path: str, result: Any) -> None:
+    with new_store(path).lock("refresh") as is_free:
+        result.send(is_free)
+        child = subprocess.Popen([sys.executable, "-c", f"import time; time.sleep({PROCESS_SECONDS})"])
+        result.send(child.pid)
+        time.sleep(PROCESS_SECONDS)
+
+
+def test_a_lock_is_not_left_to_a_process_that_its_holder_started(store, path):
+    with process(_start_a_child_with_the_lock, str(path)) as (child, pipe):
+        assert receive(pipe) is True
+        grandchild = receive(pipe)
+        os.kill(child.pid, signal.SIGKILL)
+        child.join(PROCESS_SECONDS)
+        try:
+            with store.lock("refresh") as is_free:
+                assert is_free
+        finally:
+            os.kill(grandchild, signal.SIGKILL)
+
+
+def _move_marks_late(path: str, result: Any) -> None:
+    """Read the marks and go on only when the reader has replaced the file."""
+    store = new_store(path)
+    marks = store.marks()
+    result.send("read")
+    while store.marks().file == marks.file:
+        time.sleep(0.01)
+    try:
+        store.move_marks(marks, horizon=ago(DAY), complete=1)
+    except MarksMoved:
+        result.send("moved nothing")
+
+
+def test_a_process_whose_file_was_lost_moves_no_mark_of_the_new_one(store, path):
+    with process(_move_marks_late, str(path)) as (_, pipe):
+        assert receive(pipe) == "read"
+        os.remove(path)
+        move_marks(store, horizon=ago(60))
+        assert receive(pipe) == "moved nothing"
+    assert (store.marks().horizon, store.marks().complete) == (ago(60), 0)
