@@ -1,7 +1,6 @@
-"""The Flask app: wiring, Aide's routes, AiFi's webhook and its relay, health, the status page, and errors as JSON."""
+"""The Flask app: wiring, Aide's routes, AiFi's webhook, health, the status page, and errors as JSON."""
 
 import base64
-import concurrent.futures
 import contextlib
 import functools
 import hashlib
@@ -12,15 +11,11 @@ import os
 import re
 import secrets
 import sys
-import threading
-import time
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
-import requests
 from flask import Flask, Response, current_app, render_template, request
 from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound, RequestEntityTooLarge
@@ -34,6 +29,7 @@ from diagnosis import REMEDIES, Notes, Services, age_seconds, diagnose, look_ove
 from errors import BridgeError, Cause, StoreError
 from intake import Settings
 from mirror import Mirror
+from relay import RELAY_HEADER, BodyError, PaymentFailed, PaymentOverloaded, PaymentRelay, decompress
 from store import Store, layout
 from translation import OtherWebhook, Unreadable, Webhook, is_customer_webhook, parse_json, read_webhook
 
@@ -220,7 +216,7 @@ def _page_token() -> tuple[str, str] | None:
 # --- AiFi's side ---
 
 MAX_KEPT_BYTES, MAX_RELAYED_BYTES = 1024 * 1024, 10 * 1024 * 1024
-RELAY_HEADER = "X-Bridge-Relay"  # on what a relay sends, so that it is known if it comes back
+BODY_ERRORS = {"unsupported_encoding": 415, "request_entity_too_large": 413, "invalid_body": 400}  # statuses by code
 CHECK_HEADER = "X-Bridge-Check"  # on what the doctor sends to see that the public URL leads here
 
 
@@ -327,15 +323,19 @@ def _read_webhook(body: bytes) -> Webhook:
 
 
 def _parse_body(body: bytes) -> Any:
-    return parse_json(decompress(body, request.headers.get("Content-Encoding", ""), MAX_KEPT_BYTES))
+    try:
+        plain = decompress(body, request.headers.get("Content-Encoding", ""), MAX_KEPT_BYTES)
+    except BodyError as error:
+        raise ApiError(BODY_ERRORS[error.code], error.code, str(error)) from None
+    return parse_json(plain, refuse_nan=True)
 
 
-def _pass_on(relay: "PaymentRelay", body: bytes) -> Response:
+def _pass_on(relay: PaymentRelay, body: bytes) -> Response:
     """Pass a webhook on, store it meanwhile, and return the payment endpoint's answer as it came."""
     try:
         answer = relay.pass_on(body, _headers_to_pass_on(), functools.partial(_try_to_keep, body))
     except (PaymentFailed, PaymentOverloaded) as error:
-        _tell_payment_failed(error.message.rstrip("."))
+        _tell_payment_failed(str(error))
         raise
     if failure := answer.failure():
         _tell_payment_failed(failure)
@@ -358,135 +358,6 @@ def _headers_to_pass_on() -> dict[str, str]:
 def _tell_payment_failed(text: str) -> None:
     log.error("%s", text)
     _services().notes.note(Cause.PAYMENT_ENDPOINT_FAILED, text, ends="payment")
-
-
-# --- the retailer's payment endpoint ---
-
-PAYMENT_CONNECT_SECONDS, PAYMENT_SECONDS = 3, 10
-MAX_PAYMENT_BYTES = 1024 * 1024
-MAX_WAITING = 12  # of the 16 threads in gunicorn.conf.py: Aide and the health check need the others
-MAX_CALLS = 3 * MAX_WAITING  # with those that nobody waits for any longer
-ANSWER_HEADERS = ("Content-Type", "Retry-After", "Location")
-
-
-class PaymentFailed(ApiError):
-    """The payment endpoint gave no answer, or none that can be passed back."""
-
-    def __init__(self, reason: str):
-        super().__init__(502, "payment_endpoint_failed", f"The retailer's payment endpoint did not answer ({reason}).")
-
-
-class PaymentOverloaded(ApiError):
-    """A webhook was not passed on, as too many wait for the payment endpoint."""
-
-    def __init__(self) -> None:
-        message = "The retailer's payment endpoint is slow, and too many webhooks wait for it."
-        super().__init__(503, "payment_overloaded", message)
-
-
-@dataclass(frozen=True)
-class PaymentAnswer:
-    """What the payment endpoint answered; `loops` if it was this bridge."""
-
-    status: int
-    body: bytes
-    headers: Mapping[str, str]
-    loops: bool = False
-
-    def failure(self) -> str:
-        """Return in words what is wrong with the answer; nothing where it is a 2xx."""
-        if 200 <= self.status < 300:
-            return ""
-        reason = ""
-        if self.loops:
-            reason = ": PAYMENT_WEBHOOK_URL leads back to this bridge"
-        elif 300 <= self.status < 400:
-            reason = ", a redirect: set PAYMENT_WEBHOOK_URL to where it leads"
-        return f"The retailer's payment endpoint answers {self.status}{reason}"
-
-
-class PaymentRelay:
-    """Passes webhooks on to the retailer's payment endpoint; bounds how long, and how many at once, wait for it."""
-
-    def __init__(self, url: str):
-        self._url = url
-        self._seats = threading.BoundedSemaphore(MAX_WAITING)
-        self._calls = threading.BoundedSemaphore(MAX_CALLS)
-
-    def pass_on(self, body: bytes, headers: Mapping[str, str], meanwhile: Callable[[], None]) -> PaymentAnswer:
-        """Send a webhook, do `meanwhile` in any case, and return the answer.
-
-        :raises PaymentFailed: there is no complete answer within PAYMENT_SECONDS
-        :raises PaymentOverloaded: the webhook was not sent
-        """
-        if not self._seats.acquire(blocking=False):
-            meanwhile()
-            raise PaymentOverloaded
-        try:
-            deadline = time.monotonic() + PAYMENT_SECONDS
-            call = self._start(body, headers)
-            meanwhile()
-            return call.result(max(0.0, deadline - time.monotonic()))
-        except concurrent.futures.TimeoutError:
-            raise PaymentFailed(f"timed out after {PAYMENT_SECONDS} s") from None
-        finally:
-            self._seats.release()
-
-    def _start(self, body: bytes, headers: Mapping[str, str]) -> "concurrent.futures.Future[PaymentAnswer]":
-        """Send a webhook in a thread of its own: `requests` bounds the wait for each byte, but not for all of them."""
-        call: concurrent.futures.Future[PaymentAnswer] = concurrent.futures.Future()
-        if self._calls.acquire(blocking=False):
-            threading.Thread(target=self._run, args=(call, body, headers), daemon=True, name="payment").start()
-        else:
-            call.set_exception(PaymentOverloaded())
-        return call
-
-    def _run(self, call: "concurrent.futures.Future[PaymentAnswer]", body: bytes, headers: Mapping[str, str]) -> None:
-        try:
-            call.set_result(self._send(body, headers))
-        except ApiError:
-            call.set_exception(PaymentFailed("the answer is cut, damaged or too large"))
-        except aifi.NETWORK_ERRORS as error:
-            call.set_exception(PaymentFailed(type(error).__name__))  # the error's text may hold the URL
-        except Exception as error:
-            log.exception("The payment endpoint's answer could not be read")
-            call.set_exception(PaymentFailed(type(error).__name__))
-        finally:
-            self._calls.release()
-
-    def _send(self, body: bytes, headers: Mapping[str, str]) -> PaymentAnswer:
-        user = requests.utils.get_auth_from_url(self._url)
-        options: dict[str, Any] = {
-            "headers": {**headers, "Accept-Encoding": "identity", RELAY_HEADER: "1"},
-            "auth": user if any(user) else _leave_alone,
-            "timeout": (PAYMENT_CONNECT_SECONDS, PAYMENT_SECONDS),
-        }
-        with _PipeSession() as session, session.post(self._url, body, stream=True, **options) as answer:
-            # Without this header urllib3 leaves the bytes as they came; it would not notice that a gzip is cut.
-            encoding = answer.raw.headers.pop("Content-Encoding", "").lower()
-            text = aifi.read_body(answer, PAYMENT_SECONDS, MAX_PAYMENT_BYTES)
-            names = [*ANSWER_HEADERS]
-            if encoding in WINDOW_BITS:
-                text = decompress(text, encoding, MAX_PAYMENT_BYTES)
-            else:
-                names.append("Content-Encoding")
-            kept = {name: value for name in names if (value := answer.headers.get(name)) and value.isprintable()}
-            return PaymentAnswer(answer.status_code, text, kept, RELAY_HEADER in answer.headers)
-
-
-class _PipeSession(requests.Session):
-    """A session that treats a redirect like any other answer.
-
-    `requests` consumes the body of one even if told not to follow it.
-    """
-
-    def get_redirect_target(self, resp: requests.Response) -> None:
-        return None
-
-
-def _leave_alone(request: requests.PreparedRequest) -> requests.PreparedRequest:
-    """Keep `requests` from looking for a password in ~/.netrc, which would take the place of AiFi's header."""
-    return request
 
 
 # --- the operator's side ---
@@ -635,32 +506,6 @@ def _encodings(key: str) -> set[bytes]:
 # --- shared ---
 
 RETRY_AFTER_SECONDS = 10
-WINDOW_BITS = {"gzip": (31,), "x-gzip": (31,), "deflate": (15, -15)}  # deflate: with zlib's frame, or without
-
-
-def decompress(data: bytes, encoding: str, limit: int) -> bytes:
-    """Return what a body with this `Content-Encoding` holds, without ever unpacking more than `limit` bytes.
-
-    :raises ApiError: it holds more, is cut or damaged, or is encoded otherwise than by gzip or deflate
-    """
-    encoding = encoding.strip().lower() if data else ""
-    if encoding not in ("", "identity", *WINDOW_BITS):
-        raise ApiError(415, "unsupported_encoding", "Content-Encoding must be gzip, deflate or absent.")
-    plain = _inflate(data, encoding, limit) if encoding in WINDOW_BITS else data
-    if len(plain) > limit:
-        raise _too_large(limit)
-    return plain
-
-
-def _inflate(data: bytes, encoding: str, limit: int) -> bytes:
-    """Return the first bytes that a gzip or deflate holds, one more than `limit` at most."""
-    for bits in WINDOW_BITS[encoding]:
-        stream = zlib.decompressobj(bits)
-        with contextlib.suppress(zlib.error):
-            plain = stream.decompress(data, limit + 1)
-            if stream.eof or len(plain) > limit:
-                return plain
-    raise ApiError(400, "invalid_body", f"The body is not {encoding}, or it is cut.")
 
 
 def _json(value: Any, status: int = 200) -> Response:
@@ -690,8 +535,12 @@ def _as_api_error(error: Exception) -> ApiError:
         return ApiError(404, "unknown_route", "There is no such route: /openapi.yaml lists the routes.")
     if isinstance(error, HTTPException):
         return ApiError(error.code or 500, error.name.lower().replace(" ", "_"), error.description or error.name)
-    code = "database_unavailable" if isinstance(error, StoreError) else "aifi_unavailable"
-    return ApiError(503, code, f"{str(error)[:1].upper()}{str(error)[1:]}.")
+    message = f"{str(error)[:1].upper()}{str(error)[1:]}."
+    if isinstance(error, PaymentFailed):
+        return ApiError(502, "payment_endpoint_failed", message)
+    if isinstance(error, PaymentOverloaded):
+        return ApiError(503, "payment_overloaded", message)
+    return ApiError(503, "database_unavailable" if isinstance(error, StoreError) else "aifi_unavailable", message)
 
 
 def _refuse_method(error: MethodNotAllowed) -> ApiError:

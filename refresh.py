@@ -72,7 +72,8 @@ class Refresh:
         marks, now = self._store.marks(), self._store.now()
         if marks.failing_since is None:
             log.warning("The mirror cannot be refreshed since %s: %s", now, error)
-        self._intake.put_note(error.cause, str(error))
+        if marks.failing_since is None or marks.error != str(error):
+            self._intake.put_note(error.cause, str(error))
         with contextlib.suppress(MarksMoved):
             self._store.move_marks(
                 marks,

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from times import shift, utc_seconds
 
 NOW = "2025-11-01T12:00:00.000Z"
 ENOUGH = {"AIDE_API_KEY": "aide-key", "AIFI_ACCESS_TOKEN": "aifi-token"}
+TASK_SECONDS = 20
 API = [HISTORY, LIST, SWEEP, DETAIL]
 TOKEN_URL = "https://auth.aifi.test/token"
 STATIC, SECRET = "static-access-token", "very-secret-client-secret"
@@ -114,6 +116,14 @@ def new_store(
 ) -> Store:
     """Return a store on that file."""
     return Store(Database(str(path), layout({"origin": origin}), clock, may_replace))
+
+
+def join_tasks() -> None:
+    """Wait until the mirror's tasks are over, also those that go on in the background."""
+    for thread in threading.enumerate():
+        if thread.name.startswith("task"):
+            thread.join(TASK_SECONDS)
+            assert not thread.is_alive(), f"{thread.name} does not end"
 
 
 # --- AiFi's client

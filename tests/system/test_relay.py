@@ -203,8 +203,8 @@ def test_each_failure_is_one_line_of_the_log_and_names_no_address(bridge, endpoi
 @pytest.mark.parametrize("workers", [1, 2])
 def test_the_bridges_own_url_ends_after_one_turn(start_bridge, sandbox, workers):
     port = free_port()
-    url = f"http://localhost:{port}{WEBHOOK}?token={WEBHOOK_SECRET}"
-    bridge = start_bridge(PORT=port, PAYMENT_WEBHOOK_URL=url.replace("localhost", "127.0.0.1"), WEB_CONCURRENCY=workers)
+    url = f"http://127.0.0.2:{port}{WEBHOOK}?token={WEBHOOK_SECRET}"  # an address that the configuration does not know
+    bridge = start_bridge(PORT=port, PAYMENT_WEBHOOK_URL=url, WEB_CONCURRENCY=workers)
     response = bridge.webhook(sandbox.webhook(sandbox.checkout()))
     assert (response.status_code, response.json()["error"]["code"]) == (508, "relay_loop")
     assert bridge.log().count(f"POST {WEBHOOK}") <= 2

@@ -21,10 +21,12 @@ import responses
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-import app as product
-from app import ApiError, create_app, decode_token, decompress, encode_token
+import relay as relay_room
+from app import create_app, decode_token, encode_token
 from config import Config
 from errors import Cause, StoreError
+from relay import BodyError, decompress
+from tests.support import join_tasks
 from times import shift, utc_text
 from tools.harness import PROJECT
 
@@ -132,6 +134,7 @@ def start(shop: Shop, tmp_path) -> Iterator[Callable[..., FlaskClient]]:
         return app.test_client()
 
     yield start
+    join_tasks()
     for app in apps:
         app.extensions["bridge"].close()
 
@@ -599,12 +602,12 @@ def test_a_small_body_that_unpacks_to_a_gigabyte_is_refused_without_unpacking_it
     bomb = pack(b"[" * 100_000_000)
     tracemalloc.start()
     try:
-        with pytest.raises(ApiError) as refusal:
+        with pytest.raises(BodyError) as refusal:
             decompress(bomb, "gzip" if pack is gzip.compress else "deflate", 1024 * 1024)
         assert tracemalloc.get_traced_memory()[1] < 10 * 1024 * 1024
     finally:
         tracemalloc.stop()
-    assert refusal.value.status == 413
+    assert refusal.value.code == "request_entity_too_large"
 
 
 # --- the relay: what is passed on
@@ -874,7 +877,7 @@ def hanging(api: responses.RequestsMock) -> Iterator[Hanging]:
 
 
 def test_an_endpoint_that_hangs_is_a_502_within_the_bound(relay, hanging, monkeypatch):
-    monkeypatch.setattr(product, "PAYMENT_SECONDS", 0.5)
+    monkeypatch.setattr(relay_room, "PAYMENT_SECONDS", 0.5)
     begun = time.monotonic()
     assert error(push(relay, CHECKOUT), 502)["code"] == "payment_endpoint_failed"
     assert 0.4 < time.monotonic() - begun < 3
@@ -902,13 +905,13 @@ def test_twelve_wait_for_the_endpoint_and_more_are_refused_at_once_but_kept(rela
 
 
 def test_calls_that_nobody_waits_for_any_longer_are_bounded_too(relay, hanging, monkeypatch):
-    monkeypatch.setattr(product, "PAYMENT_SECONDS", 0.05)
-    codes = [error(push(relay, CHECK), status)["code"] for status in [502] * product.MAX_CALLS + [503]]
-    assert codes == ["payment_endpoint_failed"] * product.MAX_CALLS + ["payment_overloaded"]
+    monkeypatch.setattr(relay_room, "PAYMENT_SECONDS", 0.05)
+    codes = [error(push(relay, CHECK), status)["code"] for status in [502] * relay_room.MAX_CALLS + [503]]
+    assert codes == ["payment_endpoint_failed"] * relay_room.MAX_CALLS + ["payment_overloaded"]
 
 
 def test_calls_that_have_ended_make_room_for_others(start, api, monkeypatch):
-    monkeypatch.setattr(product, "MAX_CALLS", 3)
+    monkeypatch.setattr(relay_room, "MAX_CALLS", 3)
     relay = start(PAYMENT_WEBHOOK_URL=PAYMENT)
     api.post(PAYMENT, b"{}")
     assert {push(relay, CHECKOUT).status_code for _ in range(12)} == {200}
@@ -917,7 +920,7 @@ def test_calls_that_have_ended_make_room_for_others(start, api, monkeypatch):
 def test_aide_is_left_threads_while_webhooks_wait():
     threads = re.search(r"^threads = (\d+)", (PROJECT / "gunicorn.conf.py").read_text(), re.MULTILINE)
     assert threads is not None
-    assert int(threads[1]) >= product.MAX_WAITING + 4
+    assert int(threads[1]) >= relay_room.MAX_WAITING + 4
 
 
 # --- the relay: what the operator learns

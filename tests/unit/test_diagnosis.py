@@ -31,14 +31,17 @@ class Bench:
         self.store.put_note(name, text)
 
     def refreshed(self, **marks: Any) -> None:
-        self.store.set_marks(refreshed_at=self.store.now(), horizon=self.store.now(), **marks)
+        values = {"refreshed_at": self.store.now(), "horizon": self.store.now(), **marks}
+        self.store.move_marks(self.store.marks(), **values)
 
     def failing(self, cause: Cause = Cause.AIFI_UNAVAILABLE, error: str = "AiFi answers 502") -> None:
-        self.store.set_marks(failing_since=self.store.now(), cause=cause, error=error)
+        """Let a refresh fail, as `refresh` remembers it."""
+        self.store.move_marks(self.store.marks(), failing_since=self.store.now(), cause=cause, error=error)
+        self.note(cause, error)
 
     def in_use(self) -> None:
         """Let AiFi answer, Aide poll and a webhook come."""
-        self.refreshed(newest_draft=self.store.now(), served_until=self.store.now())
+        self.refreshed(newest=self.store.now(), served_until=self.store.now())
         self.note("poll", "3 orders")
         self.note("webhook", "checkout 7 paid, new")
 
@@ -233,7 +236,7 @@ def test_no_orders_under_a_filter_are_a_problem_that_names_the_filter(make, vari
 
 def test_of_several_stores_none_may_have_orders_though_aifi_shows_some(make):
     bench = make(AIFI_STORE_ID="7,8")
-    bench.refreshed(newest_draft=bench.store.now())
+    bench.refreshed(newest=bench.store.now())
     assert bench.causes() == [], "Aide has not asked for them yet"
     bench.note("poll", "0 orders")
     assert bench.causes() == [Cause.NO_ORDERS]
@@ -300,22 +303,11 @@ def test_a_failure_of_aifi_stays_among_the_last_errors_when_it_is_over(bench):
     bench.in_use()
     bench.failing()
     assert [error[1].message for error in bench.overview().errors] == ["AiFi answers 502"]
-    bench.store.set_marks(failing_since=None, cause=None, error=None)
+    bench.store.move_marks(bench.store.marks(), failing_since=None, cause=None, error=None)
     overview = bench.overview()
     assert overview.headline == "✓ Works: nothing to do"
     [(at, problem, count)] = overview.errors
     assert (at, problem.message, count) == ("2026-09-21 14:13 UTC", "AiFi answers 502", 1)
-
-
-def test_a_failure_of_aifi_counts_once_however_long_it_lasts(bench):
-    bench.failing()
-    for _ in range(3):
-        diagnose(bench.services)
-        bench.now += MINUTE
-    bench.store.set_marks(failing_since=bench.store.now())
-    diagnose(Services(bench.services.config, bench.store, None, None, Notes(bench.store)))
-    [(_, _, count)] = bench.overview().errors
-    assert count == 2
 
 
 # --- what is in force

@@ -600,12 +600,12 @@ def test_the_orders_that_a_list_has_shown_until_a_time_the_newest_first(drafted,
 @pytest.mark.parametrize(
     ("low", "high", "expected"),
     [
-        (ago(500), ago(300), "4532"),
-        (ago(500.001), ago(300), "45321"),
-        (ago(400), ago(300), "4"),
-        (ago(500), ago(300.001), "532"),
+        (ago(500), ago(300), "45321"),
+        (ago(499.999), ago(300), "4532"),
+        (ago(399.999), ago(300), "4"),
+        (ago(500), ago(300.001), "5321"),
         ("", NOW, "45321"),
-        (ago(300), NOW, ""),
+        (ago(299.999), NOW, ""),
     ],
 )
 def test_the_orders_that_aifi_has_shown_between_two_times(drafted, low, high, expected):
