@@ -224,10 +224,11 @@ class Client:
         for widening in self._attempts(witnesses, filters, pace):
             shown = not witnesses
             for page in self._pages(after, widening, pace, filters):
-                shown = shown or page.shows(*witnesses)
+                if not shown and page.shows(*witnesses):
+                    shown = True
+                    self._remember(widening)  # now: the reader may break off
                 yield page
             if shown:
-                self._remember(widening)
                 return
 
     def read_below(self, anchors: Sequence[Anchor], pace: Pace = Pace(), **filters: Any) -> ListPage:
@@ -308,7 +309,7 @@ class Client:
 
         :raises AifiIncomplete: none of this explains it
         """
-        widening = self._widening if time.monotonic() < self._widening_until else 0.0
+        widening = self._known_widening()
         yield widening
         yield widening
         kept = next((anchor for anchor in witnesses if self._is_listed(anchor, filters, pace)), None)
@@ -317,10 +318,12 @@ class Client:
         yield from (wider for wider in WIDENINGS if wider > widening)
         raise AifiIncomplete(f"AiFi's list of orders lacks order {kept.id}, which it must show")
 
+    def _known_widening(self) -> float:
+        return self._widening if time.monotonic() < self._widening_until else 0.0
+
     def _remember(self, widening: float) -> None:
-        if widening:
-            if widening != self._widening:
-                log.warning("AiFi does not keep exactly to times: they are widened by %d s", widening)
+        if widening > self._known_widening():
+            log.warning("AiFi does not keep exactly to times: they are widened by %d s", widening)
             self._widening, self._widening_until = widening, time.monotonic() + WIDENING_SECONDS
 
     def _is_listed(self, anchor: Anchor, filters: Mapping[str, Any], pace: Pace) -> bool:
