@@ -367,13 +367,24 @@ class Client:
             return None
         tied = [place for place in _anchors_of(rows.values()) if place.drafted_at == anchor.drafted_at]
         if number > 0 and len(tied) > 1:  # their order may differ from one answer to the next, but not by id
-            bounds = {**bounds, "minDraftCreatedAt": anchor.drafted_at, "orderBy": "id", "direction": "asc"}
-            for fresh in self._numbered(bounds, pace):
-                rows.update(fresh)
+            rows.update(self._read_tied(anchor, bounds, pace))
         return self._list_page(list(rows.values()), ended=not below)
 
+    def _read_tied(self, anchor: Anchor, bounds: Mapping[str, Any], pace: Pace) -> dict[str, Any]:
+        """Return by id all orders with the anchor's draft time, and perhaps others."""
+        for widening in (0.0, *WIDENINGS):
+            since = shift(anchor.drafted_at, -widening)
+            filters = {**bounds, "minDraftCreatedAt": since, "orderBy": "id", "direction": "asc"}
+            tied = {key: order for fresh in self._numbered(filters, pace) for key, order in fresh.items()}
+            if anchor.id in tied:
+                return tied
+        return {}
+
     def _numbered(self, filters: Mapping[str, Any], pace: Pace) -> Iterator[dict[str, Any]]:
-        """Yield what each page of one and the same list brings that was not on those before, by id."""
+        """Yield what each page of one and the same list brings that was not on those before, by id.
+
+        :raises AifiUnavailable: it has no end
+        """
         seen: set[str] = set()
         idle = 0
         for number in range(MAX_PAGES_OF_ONE_BOUND):
