@@ -345,8 +345,10 @@ class Client:
                 orders = self._page(pace, _widened(filters, widening), number)
                 page = self._list_page(orders, ended=not orders)
             yield page
-            if page.ended or number >= MAX_PAGES_OF_ONE_BOUND:
+            if page.ended:
                 return
+            if not page.anchors and number >= MAX_PAGES_OF_ONE_BOUND:
+                raise AifiUnavailable("AiFi's list of orders has too many without draftCreatedAt")
             anchors, number = page.anchors, number + 1
 
     def _read_from(self, anchor: Anchor, widening: float, pace: Pace, filters: Mapping[str, Any]) -> ListPage | None:
@@ -394,6 +396,7 @@ class Client:
             idle = 0 if fresh else idle + 1
             if idle == 2:
                 return
+        raise AifiUnavailable("AiFi's list of orders has too many of one and the same time")
 
     def _list_page(self, orders: list[Any], ended: bool) -> ListPage:
         places = sorted(_anchors_of(orders))
