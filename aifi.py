@@ -488,6 +488,7 @@ class Client:
         ) as response:
             self.clock_ahead_seconds = _clock_ahead(response.headers.get("Date"))
             status, retry_after = response.status_code, response.headers.get("Retry-After")
+            left = deadline - time.monotonic()
             body = b"" if status in FAILURES else read_body(response, left, MAX_ANSWER_BYTES)
             return Answer(status, body, retry_after)
 
