@@ -64,6 +64,7 @@ class AifiGone(AifiIncomplete):
 
 # --- the token ---
 
+TOKEN_SERVER = "AiFi's token server (AIFI_TOKEN_URL)"
 DEFAULT_LIFE_SECONDS = 60.0
 REFUSAL_SECONDS = 10 * MINUTE  # how long a right that a new token lacks is not asked for with another new one
 
@@ -110,12 +111,12 @@ class Token:
         return not self._fixed
 
     def _fetch(self, send: Callable[..., Answer]) -> tuple[str, float]:
-        answer = send("POST", self._url, server="AiFi's token server (AIFI_TOKEN_URL)", data=self._form)
-        if 400 <= answer.status < 500 and answer.status != 429:
+        answer = send("POST", self._url, server=TOKEN_SERVER, data=self._form)
+        if 400 <= answer.status < 500:
             reason = _oauth_error(answer.body) or answer.status
             names = "AIFI_CLIENT_ID, AIFI_CLIENT_SECRET or AIFI_TOKEN_URL"
             raise AifiRefused(f"AiFi's token server refuses {names} ({reason})", 401)
-        fields = _read_json(answer)
+        fields = _read_json(answer, TOKEN_SERVER)
         token = fields.get("access_token") if isinstance(fields, dict) else None
         if not isinstance(token, str) or not re.fullmatch(r"[!-~]+", token):  # what a header can carry
             raise AifiUnavailable("AiFi's token server gave no usable access_token")
@@ -538,7 +539,7 @@ def _describe(error: Exception, url: str) -> str:
     return f"{host} broke the connection off"
 
 
-def _read_json(answer: Answer) -> Any:
+def _read_json(answer: Answer, server: str = "AiFi") -> Any:
     """Return the JSON of an answer.
 
     :raises AifiRefused: a 4xx; a 404 only where it is AiFi's own, in JSON: a gateway's says nothing of an order
@@ -553,11 +554,11 @@ def _read_json(answer: Answer) -> Any:
         kind = "the access token" if status == 403 else "the request"
         raise AifiRefused(f"AiFi refuses {kind} ({status}{_aifis_words(answer.body)})", status)
     if status != 200:
-        raise AifiUnavailable(f"AiFi answers {status}: is AIFI_BASE_URL right?")
+        raise AifiUnavailable(f"{server} answers {status}: is its address right?")
     try:
         return parse_json(answer.body)
     except Unreadable:
-        raise AifiUnavailable("AiFi's answer is not JSON") from None
+        raise AifiUnavailable(f"{server} answers something that is not JSON") from None
 
 
 def _is_object(body: bytes) -> bool:
