@@ -62,6 +62,10 @@ class AifiGone(AifiIncomplete):
     """AiFi has deleted all orders from which a list was to be read on."""
 
 
+UNKNOWN = (404, 410)  # AiFi has no such order or customer
+NOT_UNDERSTOOD = (400, 422)  # a parameter, or what cannot be an id
+
+
 # --- the token ---
 
 TOKEN_SERVER = "AiFi's token server (AIFI_TOKEN_URL)"
@@ -256,7 +260,7 @@ class Client:
         try:
             orders = self._page(Pace(), {**filters, "pageSize": 3})
         except AifiRefused as error:
-            if error.status not in (400, 422):
+            if error.status not in NOT_UNDERSTOOD:
                 raise
             return []
         return orders if len(orders) < 3 else []  # so many: it was ignored
@@ -270,7 +274,7 @@ class Client:
         try:
             return not self._page(pace, {"minUpdatedAt": shift(now, 2 * DAY), "pageSize": 1})
         except AifiRefused as error:
-            if error.status not in (400, 422):
+            if error.status not in NOT_UNDERSTOOD:
                 raise
             return False
 
@@ -432,7 +436,7 @@ class Client:
         try:
             found = self.get(path, pace=pace)
         except AifiRefused as error:
-            if error.status in (400, 404, 410, 422):
+            if error.status in UNKNOWN:
                 return None
             raise
         if not isinstance(found, dict):

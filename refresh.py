@@ -6,7 +6,7 @@ import math
 import time
 from typing import Any
 
-from aifi import ANCHORS, AifiIncomplete, AifiRefused, AifiUnavailable, Pace
+from aifi import ANCHORS, NOT_UNDERSTOOD, AifiIncomplete, AifiRefused, AifiUnavailable, Pace
 from errors import BridgeError, Unexpected
 from intake import PAUSE_MAX_SECONDS, Intake, Tally
 from orders import LIST, Anchor
@@ -177,7 +177,7 @@ class Refresh:
             if is_known and self._read_changed(marks, horizon, begins, started, pace, tally):
                 return {"unfiltered_at": None, "changed_at": started, **tally.newest_update(marks)}
         except AifiRefused as error:
-            if error.status not in (400, 422):
+            if error.status not in NOT_UNDERSTOOD:
                 raise
         except AifiIncomplete as error:
             log.warning("AiFi's list of changes cannot be trusted: %s", error)
