@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from aifi import AifiRefused, AifiUnreadable
+from aifi import NOT_UNDERSTOOD, AifiRefused, AifiUnreadable
 from errors import Cause
 from intake import Intake
 from orders import DETAIL, Order, take_in
@@ -55,7 +55,7 @@ class LookUps:
     def find(self, name: str, by: Sequence[str]) -> Order | None:
         """Ask AiFi for an order that the mirror lacks, by whatever its name may be; `by` as in `order`."""
         if is_aifi_id(name):
-            data = self._client.get_order(name)
+            data = self._find_by_id(name)
             if data is not None:
                 return self._keep(data, name)
             known = self._store.find_order(name, by)
@@ -69,6 +69,15 @@ class LookUps:
             if data is not None:
                 return self._keep(data, None)
         return None
+
+    def _find_by_id(self, order_id: str) -> Any | None:
+        """Return the raw details of an order that the mirror lacks; None also where AiFi takes this for no id."""
+        try:
+            return self._client.get_order(order_id)
+        except AifiRefused as error:
+            if error.status not in NOT_UNDERSTOOD:
+                raise
+            return None
 
     def _find_details(self, parameter: str, name: str, read: Callable[[Any], str | None]) -> Any | None:
         """Return the raw details of the order that a filter names. The filters are only in [R]: they may be ignored."""
@@ -109,6 +118,8 @@ class LookUps:
                 self._intake.put_note(
                     Cause.AIFI_CUSTOMERS_REFUSED, f"AiFi's token may not read customers ({error.status})"
                 )
+            if error.status in NOT_UNDERSTOOD:  # it takes this for no id; one that is known stays
+                return
             raise
         if data is None:
             self._store.remove_customer(customer_id)
