@@ -128,5 +128,7 @@ class LookUps:
                 customer = read_customer(data)
             except Unreadable as error:
                 raise AifiUnreadable(f"AiFi's answer cannot be read: {error}") from None
+            if customer["id"] != customer_id:
+                raise AifiUnreadable(f"AiFi shows customer {customer['id']} for customer {customer_id}")
             self._store.put_customer(customer_id, customer, self._store.now())
             self._intake.put_note("customer", "AiFi showed a customer")
