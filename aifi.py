@@ -302,7 +302,7 @@ class Client:
                 self._refused_until[kind] = time.monotonic() + REFUSAL_SECONDS
             elif time.monotonic() < self._refused_until.get(kind, 0.0) or not self._token.expire(token):
                 break
-        return _read_json(answer)
+        return _read_json(answer, token=token)
 
     # --- how lists are read ---
 
@@ -543,8 +543,8 @@ def _describe(error: Exception, url: str) -> str:
     return f"{host} broke the connection off"
 
 
-def _read_json(answer: Answer, server: str = "AiFi") -> Any:
-    """Return the JSON of an answer.
+def _read_json(answer: Answer, server: str = "AiFi", token: str = "") -> Any:
+    """Return the JSON of an answer to a request with that token.
 
     :raises AifiRefused: a 4xx; a 404 only where it is AiFi's own, in JSON: a gateway's says nothing of an order
     :raises AifiUnavailable: any other status but 200, or no JSON
@@ -552,11 +552,11 @@ def _read_json(answer: Answer, server: str = "AiFi") -> Any:
     status = answer.status
     if status == 401:
         raise AifiRefused("AiFi refuses the access token (401)", status)
-    if status == 404 and not _is_object(answer.body):
-        raise AifiUnavailable("AiFi answers 404, but not as AiFi does: is AIFI_BASE_URL right?")
+    if status in UNKNOWN and not _is_object(answer.body):
+        raise AifiUnavailable(f"AiFi answers {status}, but not as AiFi does: is AIFI_BASE_URL right?")
     if 400 <= status < 500:
         kind = "the access token" if status == 403 else "the request"
-        raise AifiRefused(f"AiFi refuses {kind} ({status}{_aifis_words(answer.body)})", status)
+        raise AifiRefused(f"AiFi refuses {kind} ({status}{_aifis_words(answer.body, token)})", status)
     if status != 200:
         raise AifiUnavailable(f"{server} answers {status}: is its address right?")
     try:
@@ -572,7 +572,7 @@ def _is_object(body: bytes) -> bool:
         return False
 
 
-def _aifis_words(body: bytes) -> str:
+def _aifis_words(body: bytes, token: str) -> str:
     """Return what AiFi says of a refusal [R: message, errors with field]; nothing that could be a secret."""
     if not _is_object(body):
         return ""
@@ -581,6 +581,7 @@ def _aifis_words(body: bytes) -> str:
     named = [error.get("field") for error in errors if isinstance(error, dict)]
     words = [fields.get("message"), *named]
     text = ", ".join(word for word in words if isinstance(word, str) and word.isprintable())
+    text = text.replace(token, "…") if token else text
     text = re.sub(r"\S{24,}", "…", text)[:200]
     return f": {text}" if text else ""
 
