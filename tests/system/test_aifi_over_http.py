@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import pytest
 
 import aifi
-from aifi import AifiUnavailable, Client, Token
+from aifi import AifiUnavailable, Client, Pace, Token
 from tests.support import STATIC, assert_nothing_is_told, credentials
 
 pytestmark = pytest.mark.usefixtures("steady_pace")
@@ -156,14 +156,25 @@ def test_a_server_that_does_not_listen_is_tried_a_bounded_number_of_times():
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"
-        with pytest.raises(AifiUnavailable, match="cannot be reached"):
+        with pytest.raises(AifiUnavailable, match=rf"^{url[7:]} refuses the connection$"):
             Client(url, Token(STATIC), wait_for_slot=slots).get("/orders")
     assert len(slots.intervals) == aifi.RETRIES + 1
 
 
-def test_a_host_that_does_not_exist_is_unavailable():
-    with pytest.raises(AifiUnavailable):
+def test_a_host_that_does_not_exist_is_named():
+    with pytest.raises(AifiUnavailable, match=r"^the name nowhere\.invalid cannot be found$"):
         Client("http://nowhere.invalid", Token(STATIC)).get("/orders")
+
+
+def test_a_token_server_that_does_not_exist_is_named_with_its_variable():
+    with pytest.raises(AifiUnavailable, match=r"AIFI_TOKEN_URL.*the name nowhere\.invalid cannot be found$"):
+        Client("http://localhost", credentials("http://nowhere.invalid/token")).get("/orders")
+
+
+def test_a_server_without_tls_is_told_from_one_that_is_down(server):
+    url = server.url.replace("http:", "https:")
+    with pytest.raises(AifiUnavailable, match=rf"^{url[8:]} has no certificate.*TLS$"):
+        Client(url, Token(STATIC), wait_for_slot=Slots()).get("/orders")
 
 
 @pytest.fixture
@@ -277,29 +288,54 @@ def test_an_answer_that_breaks_off_makes_aifi_unavailable(server, script):
 
 @pytest.mark.parametrize("compressed", [False, True], ids=["plain", "compressed"])
 def test_an_answer_that_is_too_large_is_not_read_to_its_end(server, monkeypatch, compressed):
-    monkeypatch.setattr(aifi, "MAX_ANSWER_BYTES", 100_000)
+    monkeypatch.setattr(aifi, "MAX_ANSWER_BYTES", 2 * 1024 * 1024)
     body = json.dumps({"data": [], "padding": "x" * 5_000_000}).encode()
     packed = answer(body=gzip.compress(body), headers={"Content-Encoding": "gzip"})
     server.on("/orders", packed if compressed else answer(body=body))
-    with pytest.raises(AifiUnavailable):
+    with pytest.raises(AifiUnavailable, match="larger than 2 MB"):
         connect(server).get("/orders")
 
 
-def test_an_answer_that_trickles_is_given_up(server, monkeypatch):
-    monkeypatch.setattr(aifi, "BODY_SECONDS", 0.3)
+def trickle(server: Server, status: int = 200, before: float = 0.0) -> Script:
+    """Answer after so many seconds, with a body that comes a byte at a time and never ends."""
 
-    def trickle(handler: BaseHTTPRequestHandler) -> None:
-        handler.send_response(200)
+    def script(handler: BaseHTTPRequestHandler) -> None:
+        server.released.wait(before)
+        handler.send_response(status)
         handler.send_header("Content-Length", "100000")
         handler.end_headers()
         while not server.released.wait(0.02):
             handler.wfile.write(b" ")
 
-    server.on("/orders", trickle)
+    return script
+
+
+@pytest.mark.parametrize("before", [0, 0.7], ids=["at once", "after a while"])
+def test_an_answer_that_trickles_is_given_up_at_the_requests_one_deadline(server, before):
+    server.on("/orders", trickle(server, before=before))
     begun = time.monotonic()
-    with pytest.raises(AifiUnavailable, match="in time"):
+    with pytest.raises(AifiUnavailable, match=rf"^{server.url[7:]} does not answer in time$"):
+        connect(server).get("/orders", pace=Pace(deadline=begun + 1))
+    assert time.monotonic() - begun < 1.4
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_a_failure_whose_body_trickles_is_not_read(server, status):
+    server.on("/orders", trickle(server, status))
+    begun = time.monotonic()
+    with pytest.raises(AifiUnavailable, match=f"answers {status}"):
         connect(server).get("/orders")
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < 5
+    assert len(server.asked) == aifi.RETRIES + 1
+
+
+@pytest.mark.parametrize("status", [400, 404])
+def test_a_refusal_whose_body_trickles_is_given_up_at_the_deadline(server, status):
+    server.on("/orders/7", trickle(server, status))
+    begun = time.monotonic()
+    with pytest.raises(AifiUnavailable):
+        connect(server).get_order("7", Pace(deadline=begun + 1))
+    assert time.monotonic() - begun < 1.4
 
 
 def test_a_server_that_stays_silent_is_given_up(server, monkeypatch):
@@ -307,7 +343,18 @@ def test_a_server_that_stays_silent_is_given_up(server, monkeypatch):
     monkeypatch.setattr(aifi, "RETRIES", 1)
     server.on("/orders", lambda handler: server.released.wait(30))
     begun = time.monotonic()
-    with pytest.raises(AifiUnavailable):
+    with pytest.raises(AifiUnavailable, match="does not answer in time"):
         connect(server).get("/orders")
     assert time.monotonic() - begun < 10
     assert len(server.asked) == 2
+
+
+def test_silence_and_retries_share_one_deadline(server, monkeypatch):
+    monkeypatch.setattr(aifi, "REQUEST_SECONDS", 1.0)
+    monkeypatch.setattr(aifi, "READ_SECONDS", 0.4)
+    server.on("/orders", lambda handler: server.released.wait(30))
+    begun = time.monotonic()
+    with pytest.raises(AifiUnavailable):
+        connect(server).get("/orders")
+    assert time.monotonic() - begun < 1.5
+    assert 1 < len(server.asked) <= 3

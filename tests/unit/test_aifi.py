@@ -3,7 +3,6 @@
 import gzip
 import itertools
 import json
-import threading
 import time
 from collections.abc import Iterator
 from email.utils import formatdate
@@ -15,12 +14,26 @@ import responses
 from responses.matchers import header_matcher, query_param_matcher, urlencoded_params_matcher
 
 import aifi
-from aifi import AifiRefused, AifiUnavailable, Client, Token
-from tests.support import SECRET, STATIC, TOKEN_URL, assert_nothing_is_told, credentials
+from aifi import (
+    AifiIncomplete,
+    AifiRefused,
+    AifiUnavailable,
+    AifiUnreadable,
+    Answer,
+    Client,
+    ListPage,
+    Pace,
+    Token,
+)
+from orders import Anchor
+from tests.support import NOW, SECRET, STATIC, TOKEN_URL, ago, assert_nothing_is_told, credentials
+from tests.unit.fake_aifi import FakeAifi, FakeClient, fail_after, raw
+from times import DAY, HOUR, MINUTE
 
 pytestmark = pytest.mark.usefixtures("steady_pace")
 BASE_URL = "https://aifi.test/api"
 ORDERS_URL = f"{BASE_URL}/orders"
+LISTING = {"includeProducts": "true", "pageSize": "200", "orderBy": "draftCreatedAt", "direction": "desc"}
 
 
 # --- what a test registers for a URL is answered in turn, the last for ever
@@ -31,9 +44,6 @@ def api() -> Iterator[responses.RequestsMock]:
     """Answer as registered; anything else that is asked, or left unasked, fails the test."""
     with responses.RequestsMock() as api:
         yield api
-        for thread in threading.enumerate():
-            if thread.name.startswith("ThreadPoolExecutor"):  # reads a page ahead, or did
-                thread.join(10)
         assert [call.request.url for call in api.calls if "refused by Responses" in str(call.response)] == []
 
 
@@ -84,9 +94,8 @@ def test_the_netrc_file_is_not_looked_at(api, oauth_client, tmp_path, monkeypatc
 
 def test_a_list_is_asked_for_with_its_products_in_the_largest_pages(api, client):
     since = "2025-11-01T00:00:00.000Z"
-    query = {"includeProducts": "true", "pageSize": "200", "minUpdatedAt": since, "direction": "asc"}
-    api.get(ORDERS_URL, match=[query_param_matcher({**query, "page": "0"})], json={"data": [1]})
-    assert list(client.pages(minUpdatedAt=since, direction="asc")) == [[1]]
+    api.get(ORDERS_URL, match=[query_param_matcher({**LISTING, "minUpdatedAt": since})], json={"data": []})
+    assert [page.orders for page in client.walk(minUpdatedAt=since)] == [[]]
 
 
 @pytest.mark.parametrize(
@@ -102,9 +111,8 @@ def test_a_list_is_asked_for_with_its_products_in_the_largest_pages(api, client)
     ids=["none", "one store", "several stores", "one role", "several roles", "store and role"],
 )
 def test_the_filters_are_sent_as_aifi_takes_them(api, store_ids, roles, filters):
-    query = {"includeProducts": "true", "pageSize": "200", "page": "0", **filters}
-    api.get(ORDERS_URL, match=[query_param_matcher(query)], json={"data": [1]})
-    assert list(Client(BASE_URL, Token(STATIC), store_ids, roles).pages()) == [[1]]
+    api.get(ORDERS_URL, match=[query_param_matcher({**LISTING, **filters})], json={"data": []})
+    assert [page.orders for page in Client(BASE_URL, Token(STATIC), store_ids, roles).walk()] == [[]]
 
 
 @pytest.mark.parametrize(
@@ -117,16 +125,32 @@ class TestLookUps:
         api.get(url, json={"id": 7})
         assert getattr(client, look_up)("7") == {"id": 7}
 
-    @pytest.mark.parametrize("status", [400, 404, 410, 422])
+    @pytest.mark.parametrize("status", [404, 410])
     def test_answer_none_where_aifi_knows_none(self, api, client, look_up, url, status):
-        api.get(url, status=status)
+        api.get(url, status=status, json={"message": "no", "type": "E_NO"})
         assert getattr(client, look_up)("7") is None
         assert len(api.calls) == 1
 
-    @pytest.mark.parametrize(("status", "error"), [(401, AifiRefused), (403, AifiRefused), (500, AifiUnavailable)])
+    @pytest.mark.parametrize("body", ["<html>Not found</html>", "", "[]", '"no"'], ids=repr)
+    @pytest.mark.parametrize("status", [404, 410])
+    def test_do_not_take_a_gateways_page_for_aifis_word(self, api, client, look_up, url, status, body):
+        api.get(url, status=status, body=body)
+        with pytest.raises(AifiUnavailable, match=f"answers {status}"):
+            getattr(client, look_up)("7")
+
+    @pytest.mark.parametrize(
+        ("status", "error"),
+        [*((status, AifiRefused) for status in (400, 401, 403, 422)), (500, AifiUnavailable)],
+    )
     def test_do_not_take_a_failure_for_an_unknown_id(self, api, client, look_up, url, status, error):
-        api.get(url, status=status)
+        api.get(url, status=status, json={"message": "no"})
         with pytest.raises(error):
+            getattr(client, look_up)("7")
+
+    @pytest.mark.parametrize("body", ["[]", "null", "7", '"7"'])
+    def test_do_not_take_what_is_no_object(self, api, client, look_up, url, body):
+        api.get(url, body=body)
+        with pytest.raises(AifiUnavailable, match="not an object"):
             getattr(client, look_up)("7")
 
 
@@ -201,22 +225,22 @@ def test_the_life_of_a_token_counts_from_before_it_was_asked_for(api, oauth_clie
     monkeypatch.setattr(aifi.time, "monotonic", lambda: now[0])
 
     def answer_slowly(_: requests.PreparedRequest) -> tuple[int, dict[str, str], str]:
-        now[0] += 50
+        now[0] += 20
         return 200, {}, json.dumps({"access_token": str(now[0]), "expires_in": 100})
 
     api.add_callback("POST", TOKEN_URL, answer_slowly)
     api.get(ORDERS_URL, json={"data": []})
     oauth_client.get("/orders")
-    now[0] += 41
+    now[0] += 71
     oauth_client.get("/orders")
-    assert sent_tokens(api) == ["1050.0", "1141.0"]
+    assert sent_tokens(api) == ["1020.0", "1111.0"]
 
 
 def test_a_refusal_of_the_former_token_does_not_drop_the_new_one():
     numbers, source = itertools.count(1), credentials()
 
-    def send(*_: Any, **__: Any) -> tuple[int, bytes]:
-        return 200, json.dumps({"access_token": f"token-{next(numbers)}", "expires_in": 300}).encode()
+    def send(*_: Any, **__: Any) -> Answer:
+        return Answer(200, json.dumps({"access_token": f"token-{next(numbers)}", "expires_in": 300}).encode())
 
     former = source.get(send)
     assert source.expire(former)
@@ -277,9 +301,50 @@ def test_refused_credentials_are_named_and_aifi_is_not_asked(api, oauth_client, 
 )
 def test_a_token_server_that_gives_no_usable_token_makes_aifi_unavailable(api, oauth_client, body):
     api.post(TOKEN_URL, body=body)
-    with pytest.raises(AifiUnavailable):
+    with pytest.raises(AifiUnavailable, match="token server"):
         oauth_client.get("/orders")
     assert sent_tokens(api) == []
+
+
+@pytest.mark.parametrize("status", [201, 302, 429, 500])
+def test_a_token_server_that_fails_is_named_with_its_variable(api, oauth_client, status):
+    api.post(TOKEN_URL, status=status)
+    with pytest.raises(AifiUnavailable, match=rf"AIFI_TOKEN_URL.*{status}"):
+        oauth_client.get("/orders")
+
+
+def test_a_right_that_new_tokens_lack_costs_one_token_not_one_a_request(api, oauth_client):
+    give_tokens(api)
+    api.get(f"{BASE_URL}/customers/7", status=401)
+    api.get(f"{BASE_URL}/orders/7", json={"id": 7})
+    for _ in range(3):
+        with pytest.raises(AifiRefused):
+            oauth_client.get_customer("7")
+        oauth_client.get_order("7")
+    assert sent_tokens(api) == ["token-1", *["token-2"] * 6]
+
+
+def test_a_right_that_was_lacking_is_tried_with_a_new_token_after_a_while(api, oauth_client, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(aifi.time, "monotonic", lambda: now[0])
+    give_tokens(api, expires_in=3600)
+    api.get(f"{BASE_URL}/customers/7", status=401)
+    for wait in (0, aifi.REFUSAL_SECONDS - 1, 2):
+        now[0] += wait
+        with pytest.raises(AifiRefused):
+            oauth_client.get_customer("7")
+    assert sent_tokens(api) == ["token-1", "token-2", "token-2", "token-2", "token-3"]
+
+
+def test_a_token_that_ends_while_another_right_is_lacking_is_renewed_all_the_same(api, oauth_client):
+    give_tokens(api)
+    api.get(f"{BASE_URL}/customers/7", status=401)
+    api.get(ORDERS_URL, status=401)
+    api.get(ORDERS_URL, json={"data": []})
+    with pytest.raises(AifiRefused):
+        oauth_client.get_customer("7")
+    assert oauth_client.get("/orders") == {"data": []}
+    assert sent_tokens(api)[-1] == "token-3"
 
 
 # --- what is understood
@@ -297,17 +362,49 @@ NONSENSE = {
     "data object": '{"data": {"id": 1}}',
     "data text": '{"data": "none"}',
     "an error with 200": '{"message": "no", "type": "E_NO"}',
-    "no UTF-8": b'{"data": ["\xff"]}',
+    "errors beside data": '{"data": [], "errors": [{"error": "no"}]}',
+    "errors beside orders": '{"data": [{"id": 1}], "errors": ["no"]}',
     "nested without end": "[" * 100_000,
 }
 
 
-@pytest.mark.parametrize("read", [lambda client: list(client.pages()), Client.try_list], ids=["all", "trial"])
+@pytest.mark.parametrize("read", [lambda client: list(client.walk()), Client.try_list], ids=["all", "trial"])
 @pytest.mark.parametrize("body", list(NONSENSE.values()), ids=list(NONSENSE))
 def test_a_list_that_is_none_makes_aifi_unavailable(api, client, body, read):
     api.get(ORDERS_URL, body=body)
     with pytest.raises(AifiUnavailable):
         read(client)
+
+
+@pytest.mark.parametrize("errors", [[], {}, None, ""], ids=repr)
+def test_errors_that_are_none_do_no_harm(api, client, errors):
+    api.get(ORDERS_URL, json={"data": [{"id": 7}], "errors": errors})
+    assert client.try_list() == {"id": 7}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [b"Tea\tgreen", b"Tea\x1fgreen", b"Th\xe9 vert", b"Th\xc3", b"\xed\xa0\x80", b"Tea\x00"],
+    ids=["tab", "unit separator", "Latin-1", "cut UTF-8", "surrogate", "NUL"],
+)
+def test_a_damaged_name_does_not_spoil_the_list(api, client, name):
+    api.get(ORDERS_URL, body=b'{"data": [{"id": 1, "name": "' + name + b'"}, {"id": 2, "name": "Tea"}]}')
+    answer = client.get("/orders")
+    assert [order["id"] for order in answer["data"]] == [1, 2]
+    assert answer["data"][1]["name"] == "Tea"
+
+
+@pytest.mark.parametrize(
+    "orders",
+    [[{"id": "0b7f3c1e-8a53"}], [{"id": 10**18}], [{"orderId": 1}, {"orderId": 2}], [7], [None], [[]]],
+    ids=["UUID", "19 digits", "another word", "numbers", "null", "lists"],
+)
+@pytest.mark.parametrize("read", [lambda client: list(client.walk()), Client.try_list], ids=["all", "trial"])
+def test_orders_that_are_all_without_an_id_of_aifis_have_a_cause_of_their_own(api, client, orders, read):
+    api.get(ORDERS_URL, json={"data": orders})
+    with pytest.raises(AifiUnreadable) as failure:
+        read(client)
+    assert failure.value.cause == "aifi_unreadable"
 
 
 @pytest.mark.parametrize("status", [400, 403, 404, 405, 409, 410, 422])
@@ -318,6 +415,29 @@ def test_what_aifi_refuses_is_not_sent_again(api, client, status):
     assert refusal.value.status == status
     assert refusal.value.cause == ("aifi_token_refused" if status == 403 else "aifi_refuses")
     assert len(api.calls) == 1
+
+
+REFUSALS = {
+    "message": ({"message": "pageSize is too large"}, "pageSize is too large"),
+    "fields": ({"message": "Invalid", "errors": [{"rule": "date", "field": "minUpdatedAt"}]}, "Invalid, minUpdatedAt"),
+    "errors of another form": ({"message": "Invalid", "errors": ["minUpdatedAt", None, {"field": 7}]}, "Invalid"),
+    "long": ({"message": "no " * 500}, "no no no"),
+}
+
+
+@pytest.mark.parametrize(("fields", "words"), list(REFUSALS.values()), ids=list(REFUSALS))
+def test_a_refusal_tells_what_aifi_says(api, client, fields, words):
+    api.get(ORDERS_URL, status=400, json=fields)
+    with pytest.raises(AifiRefused, match=words) as refusal:
+        client.get("/orders")
+    assert len(str(refusal.value)) < 300
+
+
+@pytest.mark.parametrize("fields", [{"message": {"a": 1}}, {"message": "two\nlines"}, {}, [], "no"], ids=repr)
+def test_a_refusal_that_says_nothing_of_use_is_told_by_its_status(api, client, fields):
+    api.get(ORDERS_URL, status=400, json=fields)
+    with pytest.raises(AifiRefused, match=r"^AiFi refuses the request \(400\)$"):
+        client.get("/orders")
 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
@@ -361,132 +481,367 @@ def test_a_compressed_answer_that_is_damaged_makes_aifi_unavailable(api, client,
         client.get("/orders")
 
 
-# --- pages
-
-Reply = tuple[int, dict[str, str], str]
-REFUSES, HAS_NOTHING = (400, {}, "{}"), (200, {}, '{"data": []}')
-FROM_ONE = {"refuses page 0": REFUSES, "has nothing on page 0": HAS_NOTHING, "takes page 0 for page 1": None}
+# --- lists
 
 
-def list_orders(
-    api: responses.RequestsMock, total: int, first: int = 0, most: int = 200, before: Reply | None = None
-) -> None:
-    """List orders 0, 1, 2 … as AiFi does; `first` is the number of the first page, `before` answers for lower ones."""
-
-    def answer(request: Any) -> Reply:
-        number, size = int(request.params["page"]), min(most, int(request.params["pageSize"]))
-        if number < first and before:
-            return before
-        start = max(number - first, 0) * size
-        return 200, {}, json.dumps({"data": list(range(start, min(start + size, total)))})
-
-    api.upsert(responses.CallbackResponse("GET", ORDERS_URL, answer))
+@pytest.fixture
+def reader(fake: FakeAifi) -> Client:
+    return FakeClient(fake)
 
 
-def flat(pages: Iterator[list[Any]]) -> list[Any]:
-    return list(itertools.chain.from_iterable(pages))
+def shown(pages: Iterator[ListPage]) -> list[int]:
+    """Return the ids that a list shows, each once, in order."""
+    return list(dict.fromkeys(order["id"] for page in pages for order in page.orders))
 
 
-def numbers(api: responses.RequestsMock) -> list[str]:
-    return [call.request.params["page"] for call in api.calls]
+def place(fake: FakeAifi, order_id: int) -> Anchor:
+    return Anchor(fake.orders[order_id]["draftCreatedAt"], str(order_id))
+
+
+def numbered(fake: FakeAifi) -> list[int]:
+    """Return the page numbers that were asked for."""
+    return [params["page"] for params in fake.lists() if "page" in params]
+
+
+@pytest.mark.parametrize(("total", "asked"), [(0, 1), (1, 2), (9, 2), (199, 2), (200, 2), (201, 3), (450, 4)])
+def test_a_list_is_read_to_its_end_and_not_far_beyond(fake, reader, total, asked):
+    fake.fill(total)
+    assert shown(reader.walk()) == list(range(total, 0, -1))
+    assert len(fake.asked) == asked
+
+
+def test_a_list_is_read_by_time_and_never_by_page_number(fake, reader):
+    fake.fill(450)
+    list(reader.walk())
+    bounds = [params.get("maxDraftCreatedAt") for params in fake.lists()]
+    lowest = [fake.orders[order_id]["draftCreatedAt"] for order_id in (251, 52, 1)]
+    assert bounds == [None, *(time.replace(".000Z", ".001Z") for time in lowest)]
+    assert numbered(fake) == []
+
+
+@pytest.mark.parametrize("refused", [400, 404, 422])
+def test_a_server_that_refuses_page_numbers_loses_no_order(fake, reader, refused):
+    fake.fill(450)
+    fake.refuses, fake.status_of_refusal = {"page"}, refused
+    assert len(shown(reader.walk())) == 450
+
+
+@pytest.mark.parametrize("cap", [2, 7, 40, 100])
+def test_a_server_that_caps_the_page_size_loses_no_order(fake, reader, cap):
+    fake.fill(120)
+    fake.page_cap = cap
+    assert len(shown(reader.walk())) == 120
+
+
+@pytest.mark.parametrize("last_row", [199, 200, 1000])
+def test_a_list_that_ends_at_a_depth_is_read_on_below_it(fake, reader, last_row):
+    fake.fill(1600)
+    fake.last_row = last_row
+    assert len(shown(reader.walk())) == 1600
+
+
+def test_a_page_with_a_row_dropped_is_not_taken_for_the_last(fake, reader):
+    fake.fill(450)
+    fake.drops = {300}
+    assert set(shown(reader.walk())) == set(fake.orders) - {300}
+
+
+def test_a_page_of_which_most_rows_are_dropped_is_not_taken_for_the_last(fake, reader):
+    fake.fill(450)
+    fake.drops = set(range(255, 450))
+    assert set(shown(reader.walk())) == set(fake.orders) - fake.drops
+
+
+CUTS = {"milliseconds": 0.001, "seconds": 1, "minutes": MINUTE, "hours": HOUR, "days": DAY}
+
+
+@pytest.mark.parametrize("cut", list(CUTS.values()), ids=list(CUTS))
+@pytest.mark.parametrize("zone", [0, 2, -5])
+def test_times_that_are_cut_or_read_in_another_zone_lose_no_order(fake, reader, cut, zone):
+    fake.add(*(raw(number, ago(number * 47.311)) for number in range(1, 1000)))
+    fake.cut, fake.zone = cut, zone
+    assert sorted(shown(reader.walk())) == list(range(1, 1000))
+
+
+@pytest.mark.parametrize("zone", [12, -12])
+def test_zones_at_the_ends_of_the_world_lose_no_order(fake, reader, zone):
+    fake.fill(450, gap=HOUR / 2)
+    fake.zone = zone
+    assert len(shown(reader.walk())) == 450
+
+
+@pytest.mark.parametrize("ties", [2, 199, 200, 201, 450])
+@pytest.mark.parametrize("first_page", [0, 1])
+@pytest.mark.parametrize("shuffles", [False, True], ids=["in order", "shuffled"])
+@pytest.mark.parametrize("below", [0, 50, 250])
+def test_orders_of_one_draft_time_are_all_read(fake, reader, ties, first_page, shuffles, below):
+    fake.add(*(raw(number, ago(HOUR)) for number in range(1, ties + 1)))
+    fake.add(*(raw(1000 + number, ago(DAY + number)) for number in range(below)))
+    fake.first_page, fake.shuffles_ties = first_page, shuffles
+    assert set(shown(reader.walk())) == set(fake.orders)
+
+
+def test_shuffled_orders_of_one_draft_time_are_all_read_where_zones_differ(fake, reader):
+    fake.fill(300, newest=MINUTE, gap=1)
+    fake.add(*(raw(1000 + number, ago(HOUR)) for number in range(450)))
+    fake.add(*(raw(5000 + number, ago(DAY + number)) for number in range(250)))
+    fake.shuffles_ties, fake.zone = True, -5
+    assert set(shown(reader.walk())) == set(fake.orders)
+
+
+@pytest.mark.parametrize("differs", [False, True], ids=["alike", "with a field that differs"])
+def test_a_last_page_that_is_repeated_for_ever_ends_the_list(fake, reader, differs):
+    fake.fill(250)
+    fake.add(*(raw(1000 + number, ago(10 * DAY)) for number in range(250)))
+    fake.repeats_last_page, fake.differs = True, differs
+    assert len(shown(reader.walk())) == 500
+    assert len(fake.asked) < 20
+
+
+def test_a_list_of_one_time_without_an_end_is_an_error_not_an_end(fake, reader, monkeypatch):
+    monkeypatch.setattr(aifi, "MAX_PAGES_OF_ONE_BOUND", 5)
+    fake.fill(1200, gap=1)
+    fake.cut = DAY  # and so each list begins with the day's first
+    with pytest.raises(AifiUnavailable, match="too many"):
+        list(reader.walk())
+
+
+def test_a_bound_that_is_ignored_loses_no_order(fake, reader):
+    fake.fill(900)
+    fake.ignores = {"maxDraftCreatedAt"}
+    assert len(shown(reader.walk())) == 900
+
+
+def test_orders_without_a_draft_time_that_come_first_hide_nothing(fake, reader):
+    fake.fill(450)
+    fake.add(*(raw(1000 + number, None, createdAt=ago(DAY)) for number in range(250)))
+    fake.nulls_first = True
+    assert len(shown(reader.walk())) == 700
+
+
+@pytest.mark.parametrize("at", [2, 3])
+def test_orders_that_are_deleted_between_two_pages_lose_no_other(fake, reader, at):
+    fake.fill(450)
+    wanted = set(fake.orders)
+
+    def delete(path: str, params: Any) -> None:
+        if path == "/orders" and len(fake.lists()) == at:
+            bound = params["maxDraftCreatedAt"]
+            for order in sorted(fake.orders.values(), key=lambda order: order["draftCreatedAt"]):
+                if bound > order["draftCreatedAt"] >= bound.replace(":00.001", ":00.000"):
+                    for order_id in range(order["id"], order["id"] + 3):  # where the page ended, and two above
+                        wanted.discard(order_id)
+                        fake.orders.pop(order_id)
+                    return
+
+    fake.before = delete
+    assert set(shown(reader.walk())) >= wanted
+    assert len(wanted) == 447
+
+
+def test_where_all_orders_at_a_place_are_deleted_the_list_does_not_end_as_if_it_were_read(fake, reader):
+    fake.fill(450)
+    anchors = [place(fake, order_id) for order_id in range(250, 255)]
+    for anchor in anchors:
+        del fake.orders[int(anchor.id)]
+    with pytest.raises(AifiIncomplete, match="deleted"):
+        reader.read_below(anchors)
+
+
+@pytest.mark.parametrize("empty_answers", [1, 2])
+def test_an_answer_that_is_empty_by_mistake_is_asked_for_again(fake, reader, empty_answers):
+    fake.fill(500)
+    fake.empty_answers, fake.empty_where = empty_answers, "maxDraftCreatedAt"
+    assert len(shown(reader.walk())) == 500
+    assert len(shown(reader.walk())) == 500
+
+
+def test_answers_that_stay_empty_are_an_error(fake, reader):
+    fake.fill(500)
+    fake.empty_answers, fake.empty_where = 10_000, "maxDraftCreatedAt"
+    with pytest.raises(AifiIncomplete, match="lacks order 30"):
+        list(reader.walk())
+
+
+def test_an_empty_answer_at_the_top_is_not_learned(fake, reader):
+    fake.fill(300)
+    fake.empty_answers = 1
+    assert [page.orders for page in reader.walk()] == [[]]
+    assert len(shown(reader.walk())) == 300
+
+
+def test_a_failure_in_the_middle_of_a_list_is_an_error_after_the_pages_before(fake, reader):
+    fake.fill(450)
+    fake.before = fail_after(2)
+    pages = reader.walk()
+    assert shown(itertools.islice(pages, 2)) == list(range(450, 51, -1))
+    with pytest.raises(AifiUnavailable, match="503"):
+        next(pages)
+
+
+def test_a_list_without_its_witness_is_read_again(fake, reader):
+    fake.fill(50)
+    fake.empty_answers = 1
+    assert len(shown(reader.walk(witnesses=[place(fake, 50)]))) == 50
+
+
+def test_a_list_without_its_witness_is_believed_where_aifi_has_deleted_it(fake, reader):
+    fake.fill(50)
+    gone = place(fake, 50)
+    del fake.orders[50]
+    assert len(shown(reader.walk(witnesses=[gone]))) == 49
+
+
+def test_one_of_several_witnesses_is_enough(fake, reader):
+    fake.fill(50)
+    gone = place(fake, 50)
+    del fake.orders[50]
+    list(reader.walk(witnesses=[gone, place(fake, 20)]))
+    assert len(fake.asked) == 2
 
 
 @pytest.mark.parametrize(
-    ("total", "asked"),
-    [(1, 1), (9, 1), (49, 2), (199, 2), (200, 2), (201, 2), (400, 3), (449, 3)],
+    ("filters", "changes"),
+    [({"status": "contested"}, {"status": "reviewed"}), ({"minUpdatedAt": ago(HOUR)}, {"updatedAt": ago(2 * HOUR)})],
+    ids=["of another status", "put back"],
 )
-def test_a_list_is_read_to_its_end_and_not_far_beyond(api, client, total, asked):
-    list_orders(api, total)
-    assert flat(client.pages()) == list(range(total))
-    assert numbers(api) == [str(number) for number in range(asked)]
+def test_a_witness_that_the_list_need_not_show_any_longer_is_not_missed(fake, reader, filters, changes):
+    fake.fill(5)
+    fake.add({**fake.orders[5], **changes})
+    fake.drops = {5}
+    list(reader.walk(witnesses=[Anchor("", "5")], **filters))
 
 
-def test_a_page_shorter_than_one_seen_before_ends_its_list(api, client):
-    list_orders(api, 201)
-    list(client.pages())
-    list_orders(api, 199)
-    assert flat(client.pages()) == list(range(199))
-    assert numbers(api) == ["0", "1", "0"]
+def test_a_list_that_must_show_its_witness_and_does_not_is_an_error(fake, reader):
+    fake.fill(50)
+    fake.drops = {50}
+    with pytest.raises(AifiIncomplete, match="lacks order 50"):
+        list(reader.walk(witnesses=[place(fake, 50)]))
 
 
-@pytest.mark.parametrize("most", [40, 50, 100])
-@pytest.mark.parametrize("total", [120, 200])
-def test_a_server_that_caps_the_page_size_loses_no_order(api, client, most, total):
-    list_orders(api, total, most=most)
-    assert flat(client.pages()) == list(range(total))
+@pytest.mark.parametrize("zone", [2, -5])
+@pytest.mark.parametrize("breaks_off", [False, True], ids=["read to its end", "broken off"])
+def test_a_widening_that_worked_is_remembered_for_an_hour(fake, reader, zone, breaks_off, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(aifi.time, "monotonic", lambda: now[0])
+    fake.fill(5, newest=MINUTE)
+    fake.zone = zone
+    witness = place(fake, 5)
+
+    def requests() -> int:
+        fake.forget()
+        for page in reader.walk(witnesses=[witness], minDraftCreatedAt=ago(2 * MINUTE), maxDraftCreatedAt=NOW):
+            if breaks_off and page.shows(witness):
+                break
+        return len(fake.asked)
+
+    first = requests()
+    now[0] += aifi.WIDENING_SECONDS - 1
+    second = requests()
+    now[0] += 2
+    assert (second < first, requests()) == (True, first)
 
 
-@pytest.mark.parametrize("total", [10, 200, 450, 600])
-@pytest.mark.parametrize("before", list(FROM_ONE.values()), ids=list(FROM_ONE))
-def test_a_server_that_counts_from_one_loses_no_order(api, client, before, total):
-    list_orders(api, total, first=1, before=before)
-    orders = flat(client.pages())
-    assert sorted(set(orders)) == list(range(total))
-    assert len(orders) <= total + 200  # at most the first page twice
+def test_a_page_tells_where_the_next_one_begins(fake, reader):
+    fake.fill(450)
+    page = next(reader.walk())
+    assert page.newest == place(fake, 450)
+    assert page.anchors == tuple(place(fake, order_id) for order_id in range(251, 251 + aifi.ANCHORS))
+    assert (page.ended, page.full) == (False, True)
+    below = reader.read_below(page.anchors)
+    assert below.orders[0]["id"] == 251
 
 
-@pytest.mark.parametrize("before", [REFUSES, HAS_NOTHING], ids=["refuses page 0", "has nothing on page 0"])
-def test_the_number_of_the_first_page_is_learned(api, client, before):
-    list_orders(api, 9, first=1, before=before)
-    for _ in range(3):
-        assert list(client.pages()) == [list(range(9))]
-    assert numbers(api) == ["0", "1", "1", "1"]
+@pytest.mark.parametrize(("ids", "expected"), [((7, 8), True), ((8, 9), True), ((8,), False), ((), False)])
+def test_a_page_tells_whether_it_shows_an_order(ids, expected):
+    page = ListPage([raw(7, NOW), raw(9, NOW), {"id": "x"}, None], (), ended=False, full=False)
+    assert page.shows(*(Anchor(NOW, str(order_id)) for order_id in ids)) is expected
 
 
-@pytest.mark.parametrize("total", [0, 10, 49, 200, 450, 1000])
-@pytest.mark.parametrize("first", [0, 1])
-def test_pages_that_are_read_ahead_come_whole_and_in_order(api, client, first, total):
-    list_orders(api, total, first=first, before=HAS_NOTHING)
-    assert flat(client.pages_ahead(3)) == list(range(total))
+# --- what filters find
 
 
-def test_reading_ahead_ends_with_the_failure_of_a_page(api, client):
-    first = query_param_matcher({"page": "0"}, strict_match=False)
-    api.get(ORDERS_URL, match=[first], json={"data": [1] * 200})
-    api.get(ORDERS_URL, status=500)
-    pages = client.pages_ahead(3)
-    assert next(pages) == [1] * 200
-    with pytest.raises(AifiUnavailable):
-        next(pages)
+def test_an_order_is_found_by_a_filter(fake, reader):
+    fake.fill(5)
+    assert [order["id"] for order in reader.find_orders(sessionId="s3")] == [3]
 
 
-def test_an_empty_list_teaches_nothing_of_the_first_page(api, client):
-    list_orders(api, 0)
-    assert list(client.pages()) == []
-    list_orders(api, 10)
-    assert list(client.pages()) == [list(range(10))]
+@pytest.mark.parametrize("status", [400, 422])
+def test_a_filter_that_is_refused_finds_nothing(fake, reader, status):
+    fake.fill(5)
+    fake.refuses, fake.status_of_refusal = {"sessionId"}, status
+    assert reader.find_orders(sessionId="s3") == []
 
 
-def test_a_list_that_is_refused_at_either_number_is_refused(api, client):
-    api.get(ORDERS_URL, status=400)
+def test_a_filter_that_is_ignored_finds_nothing(fake, reader):
+    fake.fill(5)
+    fake.ignores = {"sessionId"}
+    assert reader.find_orders(sessionId="s3") == []
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_key_that_is_refused_is_not_taken_for_a_filter_that_is(fake, reader, status):
+    fake.refuses, fake.status_of_refusal = {"sessionId", "minUpdatedAt"}, status
     with pytest.raises(AifiRefused):
-        list(client.pages(minUpdatedAt="x"))
-    assert numbers(api) == ["0", "1"]
+        reader.find_orders(sessionId="s3")
+    with pytest.raises(AifiRefused):
+        reader.knows_update_filter(NOW)
 
 
-def test_a_list_that_repeats_its_page_ends_with_an_error(api, client):
-    api.get(ORDERS_URL, json={"data": list(range(200))})
-    with pytest.raises(AifiUnavailable, match="repeats"):
-        list(client.pages())
-    assert len(api.calls) <= 4
+@pytest.mark.parametrize(
+    ("habit", "expected"),
+    [({}, True), ({"ignores": {"minUpdatedAt"}}, False), ({"refuses": {"minUpdatedAt"}}, False), ({"zone": -5}, True)],
+    ids=["knows it", "ignores it", "refuses it", "reads it in another zone"],
+)
+def test_one_request_tells_whether_aifi_knows_the_filter_by_update(fake, reader, habit, expected):
+    fake.fill(5)
+    for name, value in habit.items():
+        setattr(fake, name, value)
+    assert reader.knows_update_filter(NOW) is expected
+    assert len(fake.asked) == 1
 
 
-def test_a_failure_in_the_middle_of_a_list_is_an_error_after_the_pages_before(api, client):
-    api.get(ORDERS_URL, json={"data": list(range(200))})
-    api.get(ORDERS_URL, status=500)
-    pages = client.pages()
-    assert next(pages) == list(range(200))
+# --- the pace
+
+
+def test_the_pace_of_the_work_is_that_of_its_slots(api):
+    intervals: list[float] = []
+
+    def wait_for_slot(interval: float) -> float:
+        intervals.append(interval)
+        return 0.0
+
+    api.get(ORDERS_URL, json={"data": []})
+    client = Client(BASE_URL, Token(STATIC), wait_for_slot=wait_for_slot)
+    list(client.walk(pace=Pace(0.5)))
+    client.get("/orders")
+    assert intervals == [0.5, Pace().interval]
+
+
+def test_work_whose_time_is_over_asks_nothing(client):
     with pytest.raises(AifiUnavailable):
-        next(pages)
+        client.get("/orders", pace=Pace(deadline=time.monotonic()))
 
 
-def test_a_token_that_ends_in_the_middle_of_a_list_loses_no_order(api, oauth_client):
-    full, rest = list(range(200)), [200]
-    give_tokens(api)
-    api.get(ORDERS_URL, json={"data": full})
-    api.get(ORDERS_URL, status=401)
-    api.get(ORDERS_URL, json={"data": rest})
-    assert list(oauth_client.pages()) == [full, rest]
+def test_work_whose_time_is_short_does_not_pause_beyond_it(api, client):
+    api.get(ORDERS_URL, status=503, headers={"Retry-After": "5"})
+    begun = time.monotonic()
+    with pytest.raises(AifiUnavailable, match="503"):
+        client.get("/orders", pace=Pace(deadline=begun + 1))
+    assert time.monotonic() - begun < 4
+    assert len(api.calls) == 1
+
+
+def test_attempts_pauses_and_waiting_share_one_deadline(api, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(aifi.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(aifi.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+    api.get(ORDERS_URL, status=503, headers={"Retry-After": "9"})
+    client = Client(BASE_URL, Token(STATIC), wait_for_slot=lambda interval: 4.0)
+    with pytest.raises(AifiUnavailable):
+        client.get("/orders")
+    assert now[0] - 1000 <= aifi.REQUEST_SECONDS
+    assert len(api.calls) == 2
 
 
 # --- the request slot
@@ -495,6 +850,7 @@ def test_a_token_that_ends_in_the_middle_of_a_list_loses_no_order(api, oauth_cli
 @pytest.mark.parametrize(("late", "slots"), [(0, 1), (1, 2), (99, aifi.SLOT_TRIES)], ids=["never", "once", "always"])
 def test_who_wakes_up_late_takes_another_slot_but_not_for_ever(api, monkeypatch, late, slots):
     now, taken = [1000.0], []
+    monkeypatch.setattr(aifi, "REQUEST_SECONDS", 1000)
     monkeypatch.setattr(aifi.time, "monotonic", lambda: now[0])
 
     def wait_for_slot(interval: float) -> float:
@@ -519,6 +875,8 @@ LEAKY = {
     "refused token": (ORDERS_URL, {"status": 401, "json": {"message": "token-1 and token-2 are bad"}}),
     "failing AiFi": (ORDERS_URL, {"status": 503, "body": "token-1"}),
     "error that shows the token": (ORDERS_URL, {"body": requests.Timeout("token-1")}),
+    "refusal that shows the token": (ORDERS_URL, {"status": 400, "json": {"message": "token-1 may not"}}),
+    "right that the token lacks": (ORDERS_URL, {"status": 403, "json": {"message": "not with Bearer token-1."}}),
     "AiFi that talks nonsense": (ORDERS_URL, {"body": "<html>token-1</html>"}),
 }
 

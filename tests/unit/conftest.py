@@ -1,0 +1,36 @@
+"""What the tests of single rooms share: a world of a fake AiFi and a mirror that is kept like it."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from intake import Settings
+from tests.support import Clock
+from tests.unit.fake_aifi import FakeAifi, World, join_tasks
+
+
+@pytest.fixture
+def fake(clock: Clock) -> FakeAifi:
+    """An AiFi without an order."""
+    return FakeAifi(clock)
+
+
+@pytest.fixture
+def start_world(path: Path, clock: Clock, fake: FakeAifi) -> Iterator[Callable[..., World]]:
+    """Start a mirror of the fake AiFi, with these settings."""
+    with ExitStack() as stack:
+
+        def start(**settings: object) -> World:
+            world = World(path, clock, fake, Settings(**{"wait_seconds": 20, **settings}))
+            stack.callback(lambda: world.store.close())
+            stack.callback(join_tasks)
+            return world
+
+        yield start
+
+
+@pytest.fixture
+def world(start_world: Callable[..., World]) -> World:
+    return start_world()
