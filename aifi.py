@@ -68,7 +68,7 @@ NOT_UNDERSTOOD = (400, 422)  # a parameter, or what cannot be an id
 
 # --- the token ---
 
-TOKEN_SERVER = "AiFi's token server (AIFI_TOKEN_URL)"
+TOKEN_SERVER = "AiFi's token server"  # noqa: S105 - its name in messages
 DEFAULT_LIFE_SECONDS = 60.0
 REFUSAL_SECONDS = 10 * MINUTE  # how long a right that a new token lacks is not asked for with another new one
 
@@ -558,7 +558,8 @@ def _read_json(answer: Answer, server: str = "AiFi", token: str = "") -> Any:
         kind = "the access token" if status == 403 else "the request"
         raise AifiRefused(f"AiFi refuses {kind} ({status}{_aifis_words(answer.body, token)})", status)
     if status != 200:
-        raise AifiUnavailable(f"{server} answers {status}: is its address right?")
+        variable = "AIFI_TOKEN_URL" if server == TOKEN_SERVER else "AIFI_BASE_URL"
+        raise AifiUnavailable(f"{server} answers {status}: is {variable} right?")
     try:
         return parse_json(answer.body)
     except Unreadable:
