@@ -68,7 +68,7 @@ NOT_UNDERSTOOD = (400, 422)  # a parameter, or what cannot be an id
 
 # --- the token ---
 
-TOKEN_SERVER = "AiFi's token server"  # noqa: S105 - its name in messages
+TOKEN_SERVER = "AiFi's token server (AIFI_TOKEN_URL)"  # noqa: S105 - its name in messages
 DEFAULT_LIFE_SECONDS = 60.0
 REFUSAL_SECONDS = 10 * MINUTE  # how long a right that a new token lacks is not asked for with another new one
 
@@ -332,7 +332,9 @@ class Client:
             self._widening, self._widening_until = widening, time.monotonic() + WIDENING_SECONDS
 
     def _is_listed(self, anchor: Anchor, filters: Mapping[str, Any], pace: Pace) -> bool:
-        """Return whether AiFi still has the order, and in a state that the list should show."""
+        """Return whether AiFi still has the order, and the list should show it as it is now."""
+        if anchor.drafted_at and anchor.drafted_at < filters.get("minDraftCreatedAt", ""):
+            return False
         order = self.get_order(anchor.id, pace)
         if order is None or filters.get("status") not in (None, order.get("status")):
             return False
@@ -558,8 +560,7 @@ def _read_json(answer: Answer, server: str = "AiFi", token: str = "") -> Any:
         kind = "the access token" if status == 403 else "the request"
         raise AifiRefused(f"AiFi refuses {kind} ({status}{_aifis_words(answer.body, token)})", status)
     if status != 200:
-        variable = "AIFI_TOKEN_URL" if server == TOKEN_SERVER else "AIFI_BASE_URL"
-        raise AifiUnavailable(f"{server} answers {status}: is {variable} right?")
+        raise AifiUnavailable(f"{server} answers {status}{': is AIFI_BASE_URL right?' if server == 'AiFi' else ''}")
     try:
         return parse_json(answer.body)
     except Unreadable:
