@@ -12,9 +12,10 @@ help: ## Show the commands
 bench: $(READY) ## Measure the bridge beside its limits, in 10 minutes; QUICK=1 in 90 seconds
 	@$(BIN)/python -m tools.bench $(if $(QUICK),--quick)
 
-check: $(READY) ## Check the style and run the unit tests, in less than a minute
+check: $(READY) ## Check style and types and run the unit tests, in less than a minute
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	$(BIN)/python -m pytest --numprocesses 2 tests/unit
 
 demo: $(READY) ## Try the bridge with a sandbox AiFi; Ctrl-C ends both
@@ -29,7 +30,7 @@ pictures: $(READY) ## Take the README's pictures of the demo; needs Chromium
 run: $(READY) ## Serve by the Procfile, with the environment's settings or those in .env
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/honcho --no-prefix start --port $${PORT:-8000} web
 
-test: check ## Run all tests: those of `make check`, the whole system, random histories
+test: check ## Run `make check`, and the tests of the whole system
 	$(BIN)/python -m pytest --numprocesses 4 --dist loadfile tests/system tests/histories  # which mostly wait
 
 # The virtual environment, made anew when the requirements change.

@@ -61,7 +61,7 @@ MISTAKES = [
     Mistake(
         "another secret in AiFi's console",
         act=push_with_another_secret,
-        message="wrong secret",
+        message="secret is wrong",
         remedy="Copy the webhook URL",
     ),
     Mistake(
