@@ -14,6 +14,7 @@ from config import Config, is_own_webhook
 from errors import BridgeError, Cause, StoreError
 from mirror import Mirror
 from store import Marks, Note, Store
+from sweep import SWEEPS
 from times import DAY, MINUTE, minute_text, shift, utc_seconds
 
 log = logging.getLogger("bridge.diagnosis")
@@ -147,6 +148,7 @@ def name_cause(services: Services, error: BridgeError) -> tuple[Cause, str]:
 FEW_BYTES = 8 * 1024 * 1024
 SILENT_SECONDS = 10 * MINUTE  # Aide polls about once a minute
 WRONG_SECONDS = DAY  # how long a wrong key or secret counts as a problem
+UNREADABLE_SECONDS = DAY  # how long an order does that could not be read: the sweep meets it again by then
 # A stranger's guess is not a problem: whoever came in with the right key so shortly before it needs no help. Aide comes
 # every minute; AiFi's webhooks come when somebody shops, and what a lost one tells the next poll finds.
 AIDE_SURE_SECONDS, AIFI_SURE_SECONDS = 5 * MINUTE, DAY
@@ -191,7 +193,7 @@ def diagnose(services: Services) -> Diagnosis:
     except StoreError as error:
         found = [name_cause(services, error)]
     if marks:
-        found += _aifi_problems(config, marks, notes)
+        found += _aifi_problems(services, config, marks, notes)
         found += _caller_problems(services, notes)
         found += _payment_problems(config, notes)
     found += [(Cause.VARIABLE_MISSPELT, warning) for warning in config.warnings]
@@ -204,7 +206,18 @@ def diagnose(services: Services) -> Diagnosis:
     return Diagnosis(problems, _next_steps(config, marks, notes) if marks else [], in_use, marks, notes)
 
 
-def _aifi_problems(config: Config, marks: Marks, notes: dict[str, Note]) -> list[tuple[Cause, str]]:
+def _aifi_problems(services: Services, config: Config, marks: Marks, notes: dict[str, Note]) -> list[tuple[Cause, str]]:
+    found = _refresh_problems(config, marks, notes)
+    unreadable = notes.get(Cause.AIFI_ORDER_UNREADABLE)
+    if unreadable and age_seconds(services, unreadable.at) < UNREADABLE_SECONDS:
+        found.append((Cause.AIFI_ORDER_UNREADABLE, f"{unreadable.text}, last {minute_text(unreadable.at)}"))
+    refused, shown = notes.get(Cause.AIFI_CUSTOMERS_REFUSED), notes.get("customer")
+    if refused and (shown is None or shown.at < refused.at):
+        found.append((Cause.AIFI_CUSTOMERS_REFUSED, f"{refused.text}, last {minute_text(refused.at)}"))
+    return found
+
+
+def _refresh_problems(config: Config, marks: Marks, notes: dict[str, Note]) -> list[tuple[Cause, str]]:
     if marks.failing_since:
         return [(Cause(marks.cause), f"{marks.error}, since {minute_text(marks.failing_since)}")]
     # Several stores are filtered here, so AiFi's list may have shown orders of which none was kept, and none served.
@@ -310,6 +323,7 @@ def look_over(services: Services) -> Overview:
         ("AiFi's last webhook", _last(services, notes.get("webhook"))),
         ("Orders mirrored", f"{statistics.orders:,}"),
         ("History", f"complete, {depth}" if marks.complete else depth),
+        ("Compared with AiFi", _sweep_state(services, marks)),
     ]
     unread = not marks.complete and (marks.horizon or "~") > statistics.hourly[0][0]
     unread_before = minute_text(marks.horizon or services.store.now()) if unread else ""
@@ -347,6 +361,19 @@ def _last_errors(config: Config, notes: dict[str, Note]) -> list[tuple[str, Prob
         for name, note in sorted(notes.items(), key=lambda item: item[1].at, reverse=True)
         if name in causes
     ]
+
+
+def _sweep_state(services: Services, marks: Marks) -> str:
+    """Return how far the comparison of mirror and AiFi is, and what it found."""
+    sweeps = {name: services.store.sweep(name, marks.begun_at) for name in SWEEPS}
+    found = sum(sweep.found for sweep in sweeps.values())
+    rounds = []
+    for name, sweep in sweeps.items():
+        days = SWEEPS[name][0]
+        ended = f"wholly {_ago(services, sweep.ended_at)}" if sweep.ended_at else "not wholly yet"
+        place = f", now at {minute_text(sweep.place)}" if sweep.place else ""
+        rounds.append(f"{f'the last {days} days' if days else 'all'} {ended}{place}")
+    return f"{'; '.join(rounds)}. {found:,} orders were found late so far"
 
 
 def _last(services: Services, note: Note | None) -> str:

@@ -1,6 +1,7 @@
 """What the operator is told: what is wrong, what comes next, what is in force, and what went wrong last."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -378,3 +379,33 @@ def test_each_problem_is_logged_once_with_its_remedy(bench, caplog):
 def test_what_the_start_has_logged_is_not_logged_again(make, caplog):
     diagnose(make(AIFI_CURENCY="EUR").services)
     assert caplog.records == []
+
+
+# --- what AiFi shows in part
+
+
+def test_an_order_that_cannot_be_read_is_a_problem_for_a_day(bench):
+    bench.in_use()
+    bench.note(Cause.AIFI_ORDER_UNREADABLE, "1 of AiFi's orders cannot be read: order 7 has no totalPrice")
+    assert bench.causes() == [Cause.AIFI_ORDER_UNREADABLE]
+    bench.now += 86400
+    bench.in_use()
+    assert bench.causes() == []
+
+
+def test_customers_that_aifi_refuses_are_a_problem_until_it_shows_one(bench):
+    bench.in_use()
+    bench.note(Cause.AIFI_CUSTOMERS_REFUSED, "AiFi's token may not read customers (403)")
+    assert bench.causes() == [Cause.AIFI_CUSTOMERS_REFUSED]
+    bench.now += 1
+    bench.note("customer", "AiFi showed a customer")
+    assert bench.causes() == []
+
+
+def test_the_overview_tells_how_far_the_comparison_with_aifi_is(bench):
+    bench.in_use()
+    sweep = bench.store.sweep("recent")
+    bench.store.put_sweep(replace(sweep, place=f"{bench.store.now()} 7", ended_at=bench.store.now(), found=2))
+    fact = dict(bench.overview().facts)["Compared with AiFi"]
+    assert fact.startswith("the last 3 days wholly 0 s ago, now at 2026-")
+    assert fact.endswith("all not wholly yet. 2 orders were found late so far")
