@@ -458,6 +458,8 @@ class Client:
             RETRIES, backoff_factor=BACKOFF_SECONDS, backoff_jitter=BACKOFF_SECONDS, backoff_max=PAUSE_SECONDS
         )
         while True:
+            if time.monotonic() >= pace.deadline:
+                raise AifiUnavailable("reading from AiFi takes too long at once: the next poll goes on with it")
             self._wait_for_turn(pace, deadline)
             retry_after = None
             try:

@@ -8,6 +8,7 @@ from aifi import NOT_UNDERSTOOD, AifiRefused, AifiUnreadable
 from errors import Cause
 from intake import Intake
 from orders import DETAIL, Order, take_in
+from times import HOUR, age
 from translation import (
     Unreadable,
     is_aifi_id,
@@ -103,7 +104,10 @@ class LookUps:
             # An order does not tell its shopper's role: kept, it could enter the list past the filter.
             return take_in(None, None, snapshot, self._store.now(), self._store.marks())[0]
         self._store.put_orders([snapshot])
-        return self._store.get_order(snapshot.id)
+        row = self._store.get_order(snapshot.id)
+        if row and age(row.checked_at, self._store.now()) >= HOUR:  # an order that stays as it is was not written
+            self._store.mark_checked(row.id)
+        return row
 
     def look_up_customer(self, customer_id: str) -> None:
         """Ask AiFi for a customer, and store what it says; one that it does not know leaves the mirror.

@@ -134,7 +134,8 @@ class Refresh:
         """
         newest = Anchor.parse(marks.newest) if marks.newest else Anchor(started, "")
         since = shift(min(newest.drafted_at, started), -OVERLAP_SECONDS)
-        known = self._store.listed_from(since, 1) or [newest]
+        # Other lists may have brought orders that are newer, with some below them that none has shown.
+        known = [anchor for anchor in self._store.listed_from(since, 1) if anchor <= newest] or [newest]
         witnesses = [*known, newest, *self._store.listed_until(newest.drafted_at, ANCHORS)]
         gap = (Anchor.parse(marks.gap_top), Anchor.parse(marks.gap_low)) if marks.gap_top and marks.gap_low else None
         top = None

@@ -188,6 +188,7 @@ class Histories(RuleBasedStateMachine):
     def sweep(self):
         """AiFi is well for hours: then the mirror equals AiFi, whatever it missed."""
         self.clock.tick(2 * HOUR)
+        self.model.mishap = ""
         for _ in range(2):  # the round that is under way now, and a whole one
             since = self.stores[0].now()
             for _ in range(MAX_SWEEPS):
@@ -309,6 +310,7 @@ class Histories(RuleBasedStateMachine):
     @rule(worker=st.integers(0, 1), long=st.booleans())
     def settle(self, worker, long):
         """All lags are over, and AiFi answers."""
+        self.model.mishap = ""
         self.clock.tick(HOUR + 1 if long else MINUTE + self.model.lag + 1)
         for _ in range(3):
             self.clock.tick(PAUSE_SECONDS)
