@@ -244,9 +244,11 @@ class Client:
         :raises AifiGone: AiFi has deleted them all
         """
         failure: AifiIncomplete = AifiGone("AiFi has deleted the orders from which its list is to be read on")
+        # A list shows more than its lower bounds promise, where AiFi reads them in another zone.
+        was_shown = {name: value for name, value in filters.items() if not name.startswith("min")}
         for anchor in anchors:
             try:
-                for widening in self._attempts([anchor], filters, pace):
+                for widening in self._attempts([anchor], was_shown, pace):
                     page = self._read_from(anchor, widening, pace, filters)
                     if page is not None:
                         self._remember(widening)

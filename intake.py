@@ -54,8 +54,9 @@ class Tally:
 
     def newest_update(self, marks: Marks) -> dict[str, Any]:
         """Return the marks of the newest update that AiFi has shown."""
-        known = (marks.newest_update, marks.newest_update_id)
-        if not self.newest or (marks.newest_update and not self.lost_newest and known > self.newest):
+        if self.newest is None:
+            return {"newest_update_id": None} if self.lost_newest else {}
+        if not self.lost_newest and (marks.newest_update or "", marks.newest_update_id or "") > self.newest:
             return {}
         return {"newest_update": self.newest[0], "newest_update_id": self.newest[1]}
 

@@ -134,35 +134,41 @@ class Refresh:
         """
         newest = Anchor.parse(marks.newest) if marks.newest else Anchor(started, "")
         since = shift(min(newest.drafted_at, started), -OVERLAP_SECONDS)
-        # Other lists may have brought orders that are newer, with some below them that none has shown.
-        known = [anchor for anchor in self._store.listed_from(since, 1) if anchor <= newest] or [newest]
-        witnesses = [*known, newest, *self._store.listed_until(newest.drafted_at, ANCHORS)]
+        above = self._store.listed_until(newest.drafted_at, ANCHORS)
+        known = next((place for place in self._store.listed_from(since, 1) if place <= newest), newest)
+        lower = next((place for place in above if place < newest), newest)
+        witnesses = list(dict.fromkeys([known, newest, *(place for place in above if place.drafted_at >= since)]))
+        try:
+            marks, top = self._read_since(marks, since, known, witnesses, pace, tally)
+        except AifiIncomplete:  # the next reading begins at an older order: its list may be whole
+            now = self._store.marks()
+            if (now.file, now.newest) == (marks.file, marks.newest):
+                self._store.move_marks(now, newest=str(lower), gap_top=None, gap_low=None)
+            raise
+        # A list that is rightly empty: AiFi has deleted the newest orders.
+        return marks, {"newest": str(top or lower), "gap_top": None, "gap_low": None}
+
+    def _read_since(
+        self, marks: Marks, since: str, known: Anchor, witnesses: list[Anchor], pace: Pace, tally: Tally
+    ) -> tuple[Marks, Anchor | None]:
+        """Read the orders drafted since then, down to a known one; return the newest of them, if there is any."""
         gap = (Anchor.parse(marks.gap_top), Anchor.parse(marks.gap_low)) if marks.gap_top and marks.gap_low else None
         top = None
         for page in self._client.walk(witnesses=witnesses, pace=pace, minDraftCreatedAt=since):
             top = top or page.newest
             self._intake.store_page(page, LIST, tally)
-            if page.shows(gap[0] if gap else known[0]):
+            if page.shows(gap[0] if gap else known):
                 break
             if gap is None and page.anchors:
                 marks = self._store.move_marks(marks, gap_top=str(top), gap_low=str(page.anchors[0]))
         if gap:
             marks = self._store.move_marks(marks, gap_top=str(top or gap[0]))
-            marks = self._close_gap(marks, gap[1], known[0], since, pace, tally)
-        return marks, {"newest": str(top or newest), "gap_top": None, "gap_low": None}
-
-    def _close_gap(self, marks: Marks, low: Anchor, known: Anchor, since: str, pace: Pace, tally: Tally) -> Marks:
-        """Go on with a reading of new orders that broke off, down to an order that a list has shown before."""
-        try:
-            for page in self._client.walk(self._intake.anchors(low), pace=pace, minDraftCreatedAt=since):
+            for page in self._client.walk(self._intake.anchors(gap[1]), pace=pace, minDraftCreatedAt=since):
                 self._intake.store_page(page, LIST, tally)
                 if page.shows(known):
                     break
                 marks = self._store.move_marks(marks, gap_low=str(page.anchors[0]))
-        except AifiIncomplete:  # the place is lost: the next refresh begins at the top
-            self._store.move_marks(marks, gap_top=None, gap_low=None)
-            raise
-        return marks
+        return marks, top
 
     def _read_changes(
         self, marks: Marks, horizon: str, begins: bool, started: str, pace: Pace, tally: Tally
@@ -171,21 +177,23 @@ class Refresh:
 
         A server that does not know the parameter is asked for it again after an hour.
         """
-        is_known = age(marks.unfiltered_at, started) >= HOUR
-        if is_known and marks.unfiltered_at:
-            is_known = self._client.knows_update_filter(started, pace)
+        is_due = age(marks.unfiltered_at, started) >= HOUR
+        was_known = begins or (marks.changed_at and not marks.unfiltered_at)
+        is_known = is_due and (was_known or self._client.knows_update_filter(started, pace))
+        values: dict[str, Any] = {}
         try:
             if is_known and self._read_changed(marks, horizon, begins, started, pace, tally):
                 return {"unfiltered_at": None, "changed_at": started, **tally.newest_update(marks)}
         except AifiRefused as error:
             if error.status not in NOT_UNDERSTOOD:
                 raise
-        except AifiIncomplete as error:
+        except AifiIncomplete as error:  # the next one is read without that order
             log.warning("AiFi's list of changes cannot be trusted: %s", error)
-        self._read_disputes(begins, pace, tally)
+            values["newest_update_id"] = None
+        self._read_disputes(begins or is_known, pace, tally)
         if begins:  # too little was asked to learn from it
             return tally.newest_update(marks)
-        return {"unfiltered_at": started if is_known or not marks.unfiltered_at else marks.unfiltered_at}
+        return {**values, "unfiltered_at": started} if is_due else values
 
     def _read_changed(self, marks: Marks, horizon: str, begins: bool, started: str, pace: Pace, tally: Tally) -> bool:
         """Read the orders changed since the last reading; return whether AiFi knows how to list them.
@@ -203,7 +211,7 @@ class Refresh:
         shown, asked = not witnesses, False
         for page in self._client.walk(witnesses=witnesses, pace=pace, minUpdatedAt=since, **filters):
             if not asked and _is_doubtful(page.orders, since):
-                # AiFi ignores the parameter, or reads it as another time: one request tells which.
+                # AiFi may ignore the parameter, or read it as another time: one request tells which.
                 if begins or not self._client.knows_update_filter(started, pace):
                     return False
                 asked = True
@@ -214,9 +222,12 @@ class Refresh:
         tally.lost_newest = not shown
         return True
 
-    def _read_disputes(self, begins: bool, pace: Pace, tally: Tally) -> None:
-        """Read the contested and the reviewed orders, the newest first, each until a page brings nothing new."""
-        if begins:
+    def _read_disputes(self, briefly: bool, pace: Pace, tally: Tally) -> None:
+        """Read the contested and the reviewed orders, the newest first, each until a page brings nothing new.
+
+        :param briefly: with one request, as others were spent to learn that this is needed
+        """
+        if briefly:
             with contextlib.suppress(AifiRefused):  # [R] only: the next refresh asks for one after the other
                 for page in self._client.walk(pace=pace, status=["contested", "reviewed"]):
                     self._intake.store_page(page, LIST, tally)
@@ -228,9 +239,9 @@ class Refresh:
 
 
 def _is_doubtful(orders: list[Any], since: str) -> bool:
-    """Return whether orders listed by `minUpdatedAt` may be there although they did not change since.
+    """Return whether a list by `minUpdatedAt` may be one of all orders: it has older ones, or none shows its time.
 
-    One without `updatedAt` proves nothing; if none has it, nothing proves that AiFi knows the parameter.
+    A single order without `updatedAt` proves nothing.
     """
-    times = [time for time in map(read_updated_at, orders) if time is not None]
-    return min(times, default="") < shift(since, -1) if orders else False
+    times = [updated_at for order in orders if (updated_at := read_updated_at(order))]
+    return min(times) < shift(since, -1) if times else bool(orders)

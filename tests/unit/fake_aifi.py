@@ -187,11 +187,13 @@ class World:
 
     def __init__(self, path: Path, clock: Clock, fake: FakeAifi, settings: Settings):
         self.path, self.clock, self.fake, self.settings = path, clock, fake, settings
+        self.store: Store = new_store(path, clock=clock)
         self.start()
 
     def start(self) -> None:
         """Begin as a new process does: what is remembered is on the disk."""
-        self.store: Store = new_store(self.path, clock=self.clock)
+        self.store.close()
+        self.store = new_store(self.path, clock=self.clock)
         self.client = FakeClient(self.fake, self.settings.store_ids, self.settings.roles)
         self.intake = Intake(self.client, self.store, self.settings)
         self.look_ups = LookUps(self.intake)
