@@ -119,9 +119,9 @@ def new_store(
 
 
 def join_tasks() -> None:
-    """Wait until the mirror's tasks are over, also those that go on in the background."""
-    for thread in threading.enumerate():
-        if thread.name.startswith("task"):
+    """Wait until no task of a mirror is under way; one may start another as it ends."""
+    while tasks := [thread for thread in threading.enumerate() if thread.name.startswith("task ")]:
+        for thread in tasks:
             thread.join(TASK_SECONDS)
             assert not thread.is_alive(), f"{thread.name} does not end"
 

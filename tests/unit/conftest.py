@@ -1,5 +1,6 @@
 """What the tests of single rooms share: a world of a fake AiFi and a mirror that is kept like it."""
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -7,8 +8,17 @@ from pathlib import Path
 import pytest
 
 from intake import Settings
-from tests.support import Clock
-from tests.unit.fake_aifi import FakeAifi, World, join_tasks
+from tests.support import Clock, join_tasks
+from tests.unit.fake_aifi import FakeAifi, World
+
+
+@pytest.fixture(autouse=True)
+def _same_log() -> Iterator[None]:
+    """Put the bridge's logger back as it was: `create_app` sets it up for the whole process."""
+    logger = logging.getLogger("bridge")
+    handlers, level = logger.handlers[:], logger.level
+    yield
+    logger.handlers[:], logger.level = handlers, level
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import itertools
 import json
 import random
 import re
-import threading
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,11 @@ from mirror import Mirror
 from refresh import Refresh
 from store import Marks, Page, Store
 from sweep import Upkeep
-from tests.support import Clock, ago, new_store
+from tests.support import Clock, ago, join_tasks, new_store
 from times import HOUR, MINUTE, shift, utc_seconds, utc_text
 
 Raw = dict[str, Any]
 ANY_PACE = Pace()
-PATIENCE = 20.0  # seconds, for a background task of a loaded machine
 
 
 def nothing(path: str, params: Mapping[str, Any]) -> None:
@@ -256,14 +254,6 @@ class World:
 
 def summaries(page: Page) -> list[Raw]:
     return [json.loads(text) for text in page.summaries]
-
-
-def join_tasks() -> None:
-    """Wait until no background task is under way; one may start another as it ends."""
-    for _ in range(3):
-        for thread in threading.enumerate():
-            if thread.name.startswith("task "):
-                thread.join(PATIENCE)
 
 
 def assert_mirrors(world: World, order_ids: Iterable[int] | None = None) -> None:
