@@ -36,6 +36,8 @@ class Tally:
     changed: int = 0
     pages: int = 0
     newest: tuple[str, str] | None = None  # the newest `updatedAt`, and whose it is
+    late_before: str = ""  # what is dated before that is late
+    late: int = 0  # so many of the new and changed ones
     lost_newest: bool = False  # the order with the newest update so far is gone, or was put back
     begun: float = field(default_factory=time.monotonic)
 
@@ -48,6 +50,8 @@ class Tally:
         """Count a page; return how many of its orders were new or changed."""
         new, changed = outcomes.count(Outcome.NEW), outcomes.count(Outcome.CHANGED)
         self.new, self.changed, self.pages = self.new + new, self.changed + changed, self.pages + 1
+        pairs = zip(outcomes, snapshots, strict=True)
+        self.late += sum(outcome is not Outcome.SAME and look.at < self.late_before for outcome, look in pairs)
         dated = [(snapshot.at, snapshot.id) for snapshot in snapshots if snapshot.dated and snapshot.id]
         self.newest = max([*dated, *([self.newest] if self.newest else [])], default=None)
         return new + changed
@@ -92,8 +96,8 @@ class Intake:
             text = f"{len(complaints)} of AiFi's orders cannot be read: {complaints[0]}"
             log.warning("%s", text)
             self.put_note(Cause.AIFI_ORDER_UNREADABLE, text)
-        outcomes = self.store.put_orders(filter(self.is_ours, snapshots))
-        return (tally or Tally()).add(outcomes, snapshots)
+        ours = [snapshot for snapshot in snapshots if self.is_ours(snapshot)]
+        return (tally or Tally()).add(self.store.put_orders(ours), ours)
 
     def put_note(self, name: str, text: str) -> None:
         """Note something for the operator; a note that cannot be kept must not harm what it tells of."""

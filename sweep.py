@@ -20,6 +20,7 @@ STEP_LIMIT_SECONDS = 60.0  # for one page
 RECENT, ALL = "recent", "all"
 SWEEPS = {RECENT: (3, HOUR), ALL: (None, DAY)}  # days back, None: to the horizon; seconds for a round
 SWEEP_AIM = 0.8  # of its time, in which a round should be done
+LATE_SECONDS = 10 * MINUTE  # what changed since then may still be brought by the next refresh
 SWEEP_SLACK = 0.05  # of a round, by which it may lag behind
 
 
@@ -93,7 +94,8 @@ class Upkeep:
 
     def _sweep_on(self, sweep: Sweep, marks: Marks) -> int:
         """Compare the next page of a sweep; return how many requests that took."""
-        pace, tally = Pace(deadline=time.monotonic() + STEP_LIMIT_SECONDS), Tally()
+        pace = Pace(deadline=time.monotonic() + STEP_LIMIT_SECONDS)
+        tally = Tally(late_before=shift(self._store.now(), -LATE_SECONDS))
         if sweep.place:
             place = Anchor.parse(sweep.place)
             page, high = self._intake.read_on(place, pace), place.drafted_at
@@ -102,17 +104,19 @@ class Upkeep:
             high = "~"
         self._intake.store_page(page, SWEEP, tally)
         low = "" if page.ended or not page.anchors else page.anchors[0].drafted_at
+        is_done = page.ended or (low <= self._lowest(sweep.name, marks) and not (sweep.name == ALL and marks.complete))
         shown = set(map(read_order_id, page.orders))
-        lacking = [name for name in self._store.confirmed_between(low, high, sweep.begun_at) if name not in shown]
-        found = tally.news + sum(self._is_found(order_id) for order_id in lacking[:LOOKUPS])
+        # Below the horizon single orders are mirrored, which changed or were looked up: they are asked for by id.
+        reach = "" if is_done and sweep.name == ALL else low
+        lacking = [name for name in self._store.confirmed_between(reach, high, sweep.begun_at) if name not in shown]
+        found = tally.late + sum(self._is_found(order_id) for order_id in lacking[:LOOKUPS])
         if found:
             log.warning("Found late by the sweep, as nothing told of it: %d orders", found)
         now = self._store.now()
         sweep = replace(sweep, stepped_at=now, compared=sweep.compared + len(page.orders), found=sweep.found + found)
         if len(lacking) <= LOOKUPS:
             sweep = replace(sweep, place=str(page.anchors[0]) if page.anchors else None)
-            to_the_end = sweep.name == ALL and marks.complete
-            if page.ended or (low <= self._lowest(sweep.name, marks) and not to_the_end):
+            if is_done:
                 sweep = replace(sweep, place=None, begun_at=now, ended_at=now, compared=0)
         self._store.put_sweep(sweep)
         return 1 + len(lacking[:LOOKUPS])

@@ -162,7 +162,7 @@ def test_a_server_that_does_not_listen_is_tried_a_bounded_number_of_times():
 
 
 def test_a_host_that_does_not_exist_is_named():
-    with pytest.raises(AifiUnavailable, match=r"^the name nowhere\.invalid cannot be found$"):
+    with pytest.raises(AifiUnavailable, match=r"^AiFi at nowhere\.invalid cannot be found"):
         Client("http://nowhere.invalid", Token(STATIC)).get("/orders")
 
 
