@@ -1,7 +1,9 @@
-# The commands of the project. Each does all of its own set-up: needed are Python 3.10 or newer, and make.
+# The commands of the project. Each does all of its own set-up: needed are make, and a Python as pyproject.toml wants it.
+# The newest one is used; `make test PYTHON=python3.11` takes that one.
 
 BIN := .venv/bin
-READY := .venv/.ready
+READY := .venv/.ready$(addprefix -,$(notdir $(PYTHON)))
+OLDEST := $(shell sed -n 's/^requires-python = ">=\([0-9.]*\)"$$/\1/p' pyproject.toml)
 
 .DEFAULT_GOAL := help
 .PHONY: help bench check demo fuzz pictures run test
@@ -33,15 +35,16 @@ run: $(READY) ## Serve by the Procfile, with the environment's settings or those
 test: check ## Run `make check`, and the tests of the whole system
 	$(BIN)/python -m pytest --numprocesses 4 --dist loadfile tests/system tests/histories  # which mostly wait
 
-# The virtual environment, made anew when the requirements change.
+# The virtual environment, made anew when the requirements or the choice of Python change.
 $(READY): requirements.txt requirements-dev.txt
-	@for python in python3.13 python3.12 python3.11 python3.10 python3 python; do \
-		if "$$python" -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then \
+	@for python in $(or $(PYTHON),python3.13 python3.12 python3.11 python3.10 python3 python); do \
+		if "$$python" -c 'import sys, ensurepip, venv; \
+				sys.exit([*sys.version_info[:2]] < [*map(int, "$(OLDEST)".split("."))])' 2>/dev/null; then \
 			echo "Setting up .venv with $$($$python --version)"; \
 			exec "$$python" -m venv --clear .venv; \
 		fi; \
 	done; \
-	echo "No suitable Python found: install Python 3.10 or newer, with its venv module." >&2; \
+	echo "No suitable Python found$(PYTHON:%= as %): install Python $(OLDEST) or newer, with its venv module." >&2; \
 	exit 1
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements-dev.txt
 	@touch $@

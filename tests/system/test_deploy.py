@@ -1,9 +1,11 @@
 """What the platforms read, and what they do to the bridge."""
 
 import json
+import os
 import re
 import shutil
 import socket
+import subprocess
 import sys
 from importlib.metadata import metadata
 from pathlib import Path
@@ -152,12 +154,53 @@ def test_there_is_one_instance_because_each_would_have_its_own_mirror():
     assert render_service()["numInstances"] == 1
 
 
+def promised_pythons() -> SpecifierSet:
+    text = (PROJECT / "pyproject.toml").read_text()
+    return SpecifierSet(re.search(r'^requires-python = "([^"]+)"$', text, re.MULTILINE)[1])
+
+
+def hosted_ci() -> dict:
+    return yaml.safe_load((PROJECT / ".github" / "workflows" / "test.yml").read_text())["jobs"]["test"]
+
+
+def platform_python() -> str:
+    return (PROJECT / ".python-version").read_text().strip()
+
+
 def test_python_version_suits_the_platforms_and_every_runtime_package():
-    version = (PROJECT / ".python-version").read_text().strip()
+    version = platform_python()
+    assert promised_pythons().contains(f"{version}.0")
     assert re.fullmatch(r"3\.\d+", version), "both platforms then install the newest patch release"
     for requirement in requirements("requirements.txt"):
         wanted = metadata(requirement.name)["Requires-Python"]
         assert SpecifierSet(wanted).contains(f"{version}.0"), f"{requirement.name} wants Python {wanted}"
+
+
+def test_hosted_ci_tests_from_the_oldest_python_promised_to_that_of_the_platforms():
+    first, *_, last = versions = hosted_ci()["strategy"]["matrix"]["python"]
+    assert promised_pythons() == SpecifierSet(f">={first}")
+    assert last == platform_python()
+    assert versions == [f"3.{minor}" for minor in range(int(first[2:]), int(last[2:]) + 1)]
+
+
+def test_make_looks_for_every_python_that_is_tested():
+    named = re.findall(r"\bpython(3\.\d+)\b(?= )", (PROJECT / "Makefile").read_text())
+    assert named == hosted_ci()["strategy"]["matrix"]["python"][::-1]
+
+
+def test_make_takes_no_python_older_than_promised(tmp_path):
+    project = re.sub('(?<=requires-python = ">=)[0-9.]+', "3.99", (PROJECT / "pyproject.toml").read_text())
+    (tmp_path / "pyproject.toml").write_text(project)
+    for name in ("Makefile", "requirements.txt", "requirements-dev.txt"):
+        shutil.copy(PROJECT / name, tmp_path)
+    command = ["make", "check", f"PYTHON={sys.executable}"]
+    made = subprocess.run(command, cwd=tmp_path, env={"PATH": os.environ["PATH"]}, capture_output=True, text=True)
+    assert made.returncode != 0
+    assert f"No suitable Python found as {sys.executable}: install Python 3.99 or newer" in made.stderr
+
+
+def test_no_lock_file_makes_a_platform_install_something_else():
+    assert [name for name in ("Pipfile", "Pipfile.lock", "poetry.lock", "uv.lock") if (PROJECT / name).exists()] == []
 
 
 def test_the_runtime_packages_are_three():
