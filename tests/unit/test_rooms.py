@@ -1,6 +1,7 @@
 """One idea a room: every import goes downwards, and no room uses what another keeps to itself."""
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 
@@ -104,3 +105,9 @@ def test_a_private_name_of_another_would_be_noticed(source):
 )
 def test_an_import_would_be_noticed_wherever_it_stands(source):
     assert packages(ast.parse(source)) == {"mirror"}
+
+
+def test_the_design_describes_these_rooms_in_this_order():
+    table = (PROJECT / "docs" / "design.md").read_text().partition("## A poll")[0]
+    named = re.findall(r"^\| `(\w+)\.py` \|", table, re.MULTILINE)
+    assert tuple(named) == ROOMS
