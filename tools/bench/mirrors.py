@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from app import create_app, encode_token
 from config import Config
 from diagnosis import Services
-from orders import DETAIL, Snapshot
+from orders import DETAIL, Anchor, Snapshot
 from times import utc_text
 from tools.harness import Bridge
 from tools.sandbox import Sandbox
@@ -44,11 +44,19 @@ def fill(bridge: Bridge, count: int) -> None:
     """
     store = parts_of(bridge).store
     orders = _orders(count, store.clock())
-    newest = oldest = None
+    newest = oldest = Anchor("", "")
     while batch := [order for order, _ in zip(orders, range(BATCH), strict=False)]:
         store.put_orders(batch)
-        newest, oldest = newest or batch[0].order["created_at"], batch[-1].order["created_at"]
-    store.set_marks(horizon=oldest, newest_draft=newest, complete=1, refreshed_at=store.now())
+        first, last = (Anchor(order.order["created_at"], order.id or "") for order in (batch[0], batch[-1]))
+        newest, oldest = max(newest, first), last
+    store.move_marks(
+        store.marks(),
+        horizon=oldest.drafted_at,
+        horizon_id=oldest.id,
+        newest=str(newest),
+        complete=1,
+        refreshed_at=store.now(),
+    )
     store.close()
 
 
