@@ -494,26 +494,26 @@ def _put_orders(db: sqlite3.Connection, snapshots: list[Snapshot], marks: Marks,
     sessions = list({look.session_id.lower() for look in snapshots if look.session_id})
     before.update((row.id, row) for row in _select_orders(db, "session_lower", sessions))
     rows, outcomes = dict(before), []
+    named: dict[str, set[str]] = {session: set() for session in sessions}  # ids by session
+    for row in before.values():
+        if row.session_id and row.session_id.lower() in named:
+            named[row.session_id.lower()].add(row.id)
     for look in snapshots:
-        of_session = _rows_of_session(rows, look.session_id)
+        ids = named[look.session_id.lower()] if look.session_id else set()
+        of_session = [rows[name] for name in ids]
         stored = rows.get(look.id) if look.id else _youngest(of_session)
         kept = next((row for row in of_session if row.is_session_only), None) if look.id else None
         after, outcome = take_in(stored, kept, look, now, marks)
         if kept:
             del rows[kept.id]
+            ids.remove(kept.id)
         if stored is None and kept is None and not after.confirmed:
             _make_room(db)
         rows[after.id] = after
+        ids.add(after.id)
         outcomes.append(outcome)
     _save(db, before, rows)
     return outcomes
-
-
-def _rows_of_session(rows: Mapping[str, Order], session_id: str | None) -> list[Order]:
-    if session_id is None:
-        return []
-    key = session_id.lower()
-    return [row for row in rows.values() if row.session_id is not None and row.session_id.lower() == key]
 
 
 def _youngest(rows: list[Order]) -> Order | None:
