@@ -265,27 +265,33 @@ def _is_history(snapshot: Snapshot, extent: Extent) -> bool:
     return bool(snapshot.order["created_at"] <= extent.horizon)
 
 
+def _first(snapshot: Snapshot, now: str, extent: Extent) -> Order:
+    """Return an order as its first look shows it."""
+    from_api = snapshot.source != WEBHOOK
+    updated_at, cut = _place(None, snapshot, now, extent)
+    return Order(
+        id=snapshot.id or session_key(snapshot.session_id or ""),
+        updated_at=updated_at,
+        order=dict(snapshot.order),
+        session_id=snapshot.session_id,
+        version=snapshot.version,
+        aifi_at=snapshot.at if from_api else min(snapshot.at, now),
+        dated=snapshot.dated,
+        seen_at=now,
+        pushed_at=None if from_api else now,
+        checked_at=now if from_api else None,
+        confirmed=from_api,
+        listed=snapshot.listed,
+        detailed=snapshot.source == DETAIL,
+        cut=cut,
+    )
+
+
 def _merge(row: Order | None, snapshot: Snapshot, now: str, extent: Extent) -> Order:
     """Return the order as it stands after a snapshot that applies."""
-    from_api = snapshot.source != WEBHOOK
     if row is None:
-        updated_at, cut = _place(None, snapshot, now, extent)
-        return Order(
-            id=snapshot.id or session_key(snapshot.session_id or ""),
-            updated_at=updated_at,
-            order=dict(snapshot.order),
-            session_id=snapshot.session_id,
-            version=snapshot.version,
-            aifi_at=snapshot.at if from_api else min(snapshot.at, now),
-            dated=snapshot.dated,
-            seen_at=now,
-            pushed_at=None if from_api else now,
-            checked_at=now if from_api else None,
-            confirmed=from_api,
-            listed=snapshot.listed,
-            detailed=snapshot.source == DETAIL,
-            cut=cut,
-        )
+        return _first(snapshot, now, extent)
+    from_api = snapshot.source != WEBHOOK
     news = is_news(row, snapshot)
     uncut = row.cut and snapshot.source in (LIST, SWEEP, WEBHOOK)
     updated_at, cut = _place(row, snapshot, now, extent) if news or uncut else (row.updated_at, row.cut)

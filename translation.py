@@ -98,9 +98,22 @@ def read_order(data: Any, source: str, currency: str = "") -> Snapshot:
     if total is None:
         raise Unreadable(f"order {order_id} has no totalPrice")
     session = _session(data)
-    order = {
-        "created_at": created_at,
-        "total_amount": total,
+    order = {"created_at": created_at, "total_amount": total, **_order_fields(data, session, currency)}
+    return Snapshot(
+        id=order_id,
+        order=order,
+        at=read_updated_at(data) or max(filter(None, times.values())),
+        source=source,
+        session_id=session.get("id"),
+        version=_integer(data.get("version")),
+        dated=read_updated_at(data) is not None,
+        listed=source in LISTS and times["draftCreatedAt"] is not None,
+    )
+
+
+def _order_fields(data: Mapping[str, Any], session: Mapping[str, Any], currency: str) -> dict[str, Any]:
+    """Return what AiFi may leave out of an order."""
+    return {
         **_known(
             currency=_text(data.get("currency")) or currency or None, session=session or None, line_items=_lines(data)
         ),
@@ -118,16 +131,6 @@ def read_order(data: Any, source: str, currency: str = "") -> Snapshot:
         ),
         **_api_payment(data),
     }
-    return Snapshot(
-        id=order_id,
-        order=order,
-        at=read_updated_at(data) or max(filter(None, times.values())),
-        source=source,
-        session_id=session.get("id"),
-        version=_integer(data.get("version")),
-        dated=read_updated_at(data) is not None,
-        listed=source in LISTS and times["draftCreatedAt"] is not None,
-    )
 
 
 def read_customer(data: Any, personal: Any = None) -> dict[str, Any]:

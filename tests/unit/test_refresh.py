@@ -125,8 +125,10 @@ def test_new_orders_are_read_with_an_overlap_below_the_newest(world, fake):
     assert world.status(99) == "paid"
 
 
+@pytest.mark.parametrize("refused", [set(), {"minUpdatedAt"}], ids=["with the filter", "without"])
 @pytest.mark.parametrize("ahead", [MINUTE, 10 * DAY])
-def test_a_newest_draft_ahead_of_the_clock_does_not_hide_what_is_drafted_now(world, fake, ahead):
+def test_a_newest_draft_ahead_of_the_clock_does_not_hide_what_is_drafted_now(world, fake, ahead, refused):
+    fake.refuses = refused
     fake.fill(50)
     fake.add(raw(51, ago(-ahead)))
     world.refresh()
