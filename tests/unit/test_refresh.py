@@ -740,7 +740,7 @@ def test_a_refused_key_is_not_taken_for_a_filter_that_is_unknown(world, fake, st
 # --- chance
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(8))
 def test_whatever_happens_between_refreshes_is_seen_at_the_next(world, fake, seed):
     chance = random.Random(seed)
     fake.page_cap = chance.choice([10, 25, 200])
