@@ -22,6 +22,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound, Reque
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 import aifi
+import transport
 from commands import backfill, doctor, status
 from config import LOCAL_HOSTS, Config, read_config
 from database import Database
@@ -82,7 +83,7 @@ def _wire(config: Config) -> Services:
     for warning in config.warnings:
         log.warning("%s. %s", warning, REMEDIES[Cause.VARIABLE_MISSPELT])
     store = Store(Database(config.database_path, layout(config.origin())))
-    token = aifi.Token(**config.token)
+    token = transport.Token(**config.token)
     client = aifi.Client(config.base_url, token, config.store_ids, config.roles, store.take_request_slot)
     settings = Settings(
         config.refresh_seconds, config.refresh_wait_seconds, config.store_ids, config.roles, config.currency

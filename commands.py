@@ -14,13 +14,14 @@ import requests
 from flask import current_app
 from flask.cli import with_appcontext
 
-from aifi import AifiError, AifiRefused, Client, Token
+from aifi import Client
 from config import WEBHOOK_PATH, Config, complete_address
 from diagnosis import FEW_BYTES, Services, describe_filters, diagnose, find_remedy, look_over, name_cause
 from errors import BridgeError, Cause, StoreError
 from orders import LIST
 from times import DAY, minute_text, shift, utc_seconds
 from translation import Unreadable, read_order
+from transport import AifiError, AifiRefused, Token
 
 BACKFILL_DAYS = 30
 

@@ -43,7 +43,7 @@ class Config:
     """All that an operator may set, read once; seconds where a number is a time."""
 
     aide_api_keys: tuple[str, ...]
-    token: Mapping[str, str]  # the arguments of `aifi.Token`
+    token: Mapping[str, str]  # the arguments of `transport.Token`
     base_url: str
     webhook_secret: str
     payment_webhook_url: str

@@ -12,8 +12,9 @@ from urllib.parse import urlsplit
 from aifi import Client
 from config import Config, is_own_webhook
 from errors import BridgeError, Cause, StoreError
+from marks import Marks
 from mirror import Mirror
-from store import Marks, Note, Store
+from store import Note, Store
 from sweep import SWEEPS
 from times import DAY, MINUTE, minute_text, shift, utc_seconds
 

@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from aifi import PAGE_SIZE, AifiUnavailable, ListPage, Pace
+from aifi import PAGE_SIZE, ListPage
 from intake import Intake
+from marks import Marks, MarksMoved
 from orders import HISTORY, Anchor
-from store import Marks, MarksMoved
 from times import DAY, HOUR, MINUTE, age, shift, utc_seconds
 from translation import read_order_id
+from transport import AifiUnavailable, Pace
 
 PAGE_LIMIT_SECONDS = 60.0  # for one page
 SPANS, SPAN_PAGES = 8, 25  # of a backfill, side by side; longer spans waste fewer requests at their ends

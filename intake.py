@@ -5,12 +5,14 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from aifi import ANCHORS, AifiGone, AifiIncomplete, AifiUnavailable, AifiUnreadable, Client, ListPage, Pace
+from aifi import ANCHORS, AifiGone, AifiIncomplete, AifiUnreadable, Client, ListPage
 from errors import Cause, StoreError
+from marks import Marks
 from orders import LIST, Anchor, Outcome, Snapshot
-from store import Marks, Store
+from store import Store
 from times import shift
 from translation import Unreadable, read_order
+from transport import AifiUnavailable, Pace
 
 log = logging.getLogger("bridge.intake")
 

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from aifi import NOT_UNDERSTOOD, AifiRefused, AifiUnreadable
+from aifi import NOT_UNDERSTOOD, AifiUnreadable
 from errors import Cause
 from intake import Intake
 from orders import DETAIL, Order, take_in
@@ -18,6 +18,7 @@ from translation import (
     read_order_id,
     read_session_id,
 )
+from transport import AifiRefused
 
 log = logging.getLogger("bridge.lookups")
 

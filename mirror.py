@@ -10,17 +10,19 @@ from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from aifi import AifiRefused, AifiUnavailable, Client
+from aifi import Client
 from errors import BridgeError, StoreError, Unexpected
 from history import History
 from intake import Intake, Settings
 from lookups import LookUps
+from marks import Marks
 from orders import Order
 from refresh import Refresh
-from store import Marks, NotServed, Page, Store
+from store import NotServed, Page, Store
 from sweep import Upkeep
 from times import HOUR, age
 from translation import CheckoutWebhook, CustomerWebhook, Webhook, is_aifi_id
+from transport import AifiRefused, AifiUnavailable
 
 log = logging.getLogger("bridge.mirror")
 

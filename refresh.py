@@ -6,13 +6,14 @@ import math
 import time
 from typing import Any
 
-from aifi import ANCHORS, NOT_UNDERSTOOD, AifiIncomplete, AifiRefused, AifiUnavailable, Pace
+from aifi import ANCHORS, NOT_UNDERSTOOD, AifiIncomplete
 from errors import BridgeError, Unexpected
 from intake import PAUSE_MAX_SECONDS, Intake, Tally
+from marks import Marks, MarksMoved
 from orders import LIST, Anchor
-from store import Marks, MarksMoved
 from times import HOUR, MINUTE, age, shift, utc_seconds
 from translation import read_updated_at
+from transport import AifiRefused, AifiUnavailable, Pace
 
 log = logging.getLogger("bridge.refresh")
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import requests
 
-from aifi import NETWORK_ERRORS, read_body
 from errors import BridgeError, Cause
+from transport import NETWORK_ERRORS, read_body
 
 log = logging.getLogger("bridge.relay")
 

@@ -5,13 +5,14 @@ import logging
 import time
 from dataclasses import replace
 
-from aifi import AifiRefused, AifiUnavailable, AifiUnreadable, Pace
+from aifi import AifiUnreadable
 from intake import Intake, Tally
 from lookups import LookUps
+from marks import Marks, Sweep
 from orders import SWEEP, Anchor
-from store import Marks, Sweep
 from times import DAY, HOUR, MINUTE, age, shift, utc_seconds
 from translation import read_order_id
+from transport import AifiRefused, AifiUnavailable, Pace
 
 log = logging.getLogger("bridge.sweep")
 

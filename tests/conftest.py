@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-import aifi
+import transport
 from store import Store
 from tests.support import HIGH, LOW, Clock, ago, look, move_marks, new_store, page
 from times import DAY
@@ -65,8 +65,8 @@ def served(store: Store) -> Store:
 @pytest.fixture
 def steady_pace(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let retries come at once, and a machine under load be late itself."""
-    monkeypatch.setattr(aifi, "BACKOFF_SECONDS", 0.001)
-    monkeypatch.setattr(aifi, "SLOT_LATE_SECONDS", 60)
+    monkeypatch.setattr(transport, "BACKOFF_SECONDS", 0.001)
+    monkeypatch.setattr(transport, "SLOT_LATE_SECONDS", 60)
 
 
 # --- the app

@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 
-from aifi import AifiError, Client, Token
+from aifi import Client
 from config import Config
 from database import Database
+from marks import Marks
 from orders import DETAIL, HISTORY, LIST, LISTS, SWEEP, WEBHOOK, Snapshot
-from store import Marks, Page, Store, layout
+from store import Page, Store, layout
 from times import shift, utc_seconds
+from transport import AifiError, Token
 
 NOW = "2025-11-01T12:00:00.000Z"
 ENOUGH = {"AIDE_API_KEY": "aide-key", "AIFI_ACCESS_TOKEN": "aifi-token"}

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import aifi
+import transport
 from times import utc_seconds, utc_text
 
 # What this AiFi makes of `minUpdatedAt`; a BARE one ignores it, and its orders have no `updatedAt` either.
@@ -124,17 +125,17 @@ class Model:
     def answer(self, path: str, params: Mapping[str, Any]) -> Any:
         """Answer a request as AiFi would.
 
-        :raises aifi.AifiError: as `aifi.Client.get` does
+        :raises transport.AifiError: as `aifi.Client.get` does
         """
         self.before_request()
         if path == "/orders":
             return {"data": self._list(params)}
         kind, _, text = path.lstrip("/").partition("/")
         if kind != "orders" or not 1 <= int(text) <= len(self.orders):
-            raise aifi.AifiRefused("no such thing", 404)
+            raise transport.AifiRefused("no such thing", 404)
         order = self.orders[int(text) - 1]
         if order.deleted or order.seen(self.clock.now) < 0:
-            raise aifi.AifiRefused("no such thing", 404)
+            raise transport.AifiRefused("no such thing", 404)
         return self._raw(order, order.states[-1], detail=True)
 
     def push(self, order: Order, with_order_id: bool) -> dict[str, Any] | None:
@@ -160,7 +161,7 @@ class Model:
 
     def _list(self, params: Mapping[str, Any]) -> list[dict[str, Any]]:
         if "minUpdatedAt" in params and self.kind == REFUSES:
-            raise aifi.AifiRefused("minUpdatedAt is not known", 400)
+            raise transport.AifiRefused("minUpdatedAt is not known", 400)
         listed = [(order, state) for order, state in self.listed() if self._matches(order, state, params)]
         if params.get("orderBy") == "draftCreatedAt":
             listed.sort(key=lambda pair: (pair[0].drafted, pair[0].id), reverse=params.get("direction") == "desc")
@@ -218,9 +219,9 @@ class Client(aifi.Client):
     """The real client, but for the network: it asks the model."""
 
     def __init__(self, model: Model):
-        super().__init__("https://aifi.example", aifi.Token("token"))
+        super().__init__("https://aifi.example", transport.Token("token"))
         self._model = model
 
-    def get(self, path: str, params: Mapping[str, Any] | None = None, pace: aifi.Pace | None = None) -> Any:
+    def get(self, path: str, params: Mapping[str, Any] | None = None, pace: transport.Pace | None = None) -> Any:
         """Return what the model answers."""
         return self._model.answer(path, params or {})

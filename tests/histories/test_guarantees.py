@@ -22,6 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 import aifi
 import refresh
+import transport
 from database import Database
 from intake import Settings
 from mirror import Mirror, Tasks
@@ -328,7 +329,7 @@ class Histories(RuleBasedStateMachine):
         if self.requests in self.plan:
             what, number = self.plan.pop(self.requests)
             if what == "fail":
-                raise aifi.AifiUnavailable("the model fails as planned")
+                raise transport.AifiUnavailable("the model fails as planned")
             self.disturb(what, number)
 
     def disturb(self, what: str, number: int) -> None:
@@ -358,7 +359,7 @@ class Histories(RuleBasedStateMachine):
             self.disturbed = False
 
     def other_deepens(self) -> None:
-        with contextlib.suppress(aifi.AifiUnavailable):  # it may be pausing after a failure
+        with contextlib.suppress(transport.AifiUnavailable):  # it may be pausing after a failure
             self.workers[1].read_history()
         self.check_rows()
 
@@ -384,7 +385,7 @@ class Histories(RuleBasedStateMachine):
         self.requests, self.plan = 0, {at: (what, number) for at, what, number in disturbances}
         try:
             self.workers[worker].refresh()
-        except aifi.AifiError:
+        except transport.AifiError:
             return False
         finally:
             self.plan = {}
@@ -445,7 +446,7 @@ class Histories(RuleBasedStateMachine):
         """Return a page, asked for once more where AiFi failed: then it must come."""
         try:
             page = self.try_page(worker, size, cursor)
-        except aifi.AifiUnavailable:
+        except transport.AifiUnavailable:
             self.plan = {}
             self.clock.tick(PAUSE_SECONDS)
             page = self.try_page(worker, size, cursor)

@@ -14,9 +14,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
-import aifi
-from aifi import AifiUnavailable, Client, Pace, Token
+import transport
+from aifi import Client
 from tests.support import STATIC, assert_nothing_is_told, credentials
+from transport import AifiUnavailable, Pace, Token
 
 pytestmark = pytest.mark.usefixtures("steady_pace")
 
@@ -143,7 +144,7 @@ class TestAfterAFailure:
         server.on("/orders", failure)
         with pytest.raises(AifiUnavailable):
             connect(server).get("/orders")
-        assert len(server.asked) == aifi.RETRIES + 1
+        assert len(server.asked) == transport.RETRIES + 1
 
     def test_the_token_is_asked_for_again_too(self, server, failure):
         server.on("/token", failure, failure, TOKEN)
@@ -158,7 +159,7 @@ def test_a_server_that_does_not_listen_is_tried_a_bounded_number_of_times():
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"
         with pytest.raises(AifiUnavailable, match=rf"^AiFi at {url[7:]} refuses the connection$"):
             Client(url, Token(STATIC), wait_for_slot=slots).get("/orders")
-    assert len(slots.intervals) == aifi.RETRIES + 1
+    assert len(slots.intervals) == transport.RETRIES + 1
 
 
 def test_a_host_that_does_not_exist_is_named():
@@ -181,7 +182,7 @@ def test_a_server_without_tls_is_told_from_one_that_is_down(server):
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Collect the seconds that would be slept; there is no waiting for slots in it."""
     pauses: list[float] = []
-    monkeypatch.setattr(aifi.time, "sleep", lambda seconds: pauses.append(seconds) if seconds else None)
+    monkeypatch.setattr(transport.time, "sleep", lambda seconds: pauses.append(seconds) if seconds else None)
     return pauses
 
 
@@ -198,7 +199,7 @@ def test_retry_after_is_honoured_within_a_bound(server, pauses, status, retry_af
 
 
 def test_the_pauses_between_attempts_grow_and_differ_from_time_to_time(server, pauses, monkeypatch):
-    monkeypatch.setattr(aifi, "BACKOFF_SECONDS", 0.5)
+    monkeypatch.setattr(transport, "BACKOFF_SECONDS", 0.5)
     server.on("/orders", answer(503))
     for _ in range(2):
         with pytest.raises(AifiUnavailable):
@@ -208,7 +209,7 @@ def test_the_pauses_between_attempts_grow_and_differ_from_time_to_time(server, p
 
 
 def test_the_pauses_between_attempts_are_bounded(server, pauses, monkeypatch):
-    monkeypatch.setattr(aifi, "BACKOFF_SECONDS", 100)
+    monkeypatch.setattr(transport, "BACKOFF_SECONDS", 100)
     server.on("/orders", answer(503))
     with pytest.raises(AifiUnavailable):
         connect(server).get("/orders")
@@ -288,7 +289,7 @@ def test_an_answer_that_breaks_off_makes_aifi_unavailable(server, script):
 
 @pytest.mark.parametrize("compressed", [False, True], ids=["plain", "compressed"])
 def test_an_answer_that_is_too_large_is_not_read_to_its_end(server, monkeypatch, compressed):
-    monkeypatch.setattr(aifi, "MAX_ANSWER_BYTES", 2 * 1024 * 1024)
+    monkeypatch.setattr(transport, "MAX_ANSWER_BYTES", 2 * 1024 * 1024)
     body = json.dumps({"data": [], "padding": "x" * 5_000_000}).encode()
     packed = answer(body=gzip.compress(body), headers={"Content-Encoding": "gzip"})
     server.on("/orders", packed if compressed else answer(body=body))
@@ -326,7 +327,7 @@ def test_a_failure_whose_body_trickles_is_not_read(server, status):
     with pytest.raises(AifiUnavailable, match=f"answers {status}"):
         connect(server).get("/orders")
     assert time.monotonic() - begun < 5
-    assert len(server.asked) == aifi.RETRIES + 1
+    assert len(server.asked) == transport.RETRIES + 1
 
 
 @pytest.mark.parametrize("status", [400, 404])
@@ -339,8 +340,8 @@ def test_a_refusal_whose_body_trickles_is_given_up_at_the_deadline(server, statu
 
 
 def test_a_server_that_stays_silent_is_given_up(server, monkeypatch):
-    monkeypatch.setattr(aifi, "READ_SECONDS", 0.1)
-    monkeypatch.setattr(aifi, "RETRIES", 1)
+    monkeypatch.setattr(transport, "READ_SECONDS", 0.1)
+    monkeypatch.setattr(transport, "RETRIES", 1)
     server.on("/orders", lambda handler: server.released.wait(30))
     begun = time.monotonic()
     with pytest.raises(AifiUnavailable, match="does not answer in time"):
@@ -350,8 +351,8 @@ def test_a_server_that_stays_silent_is_given_up(server, monkeypatch):
 
 
 def test_silence_and_retries_share_one_deadline(server, monkeypatch):
-    monkeypatch.setattr(aifi, "REQUEST_SECONDS", 1.0)
-    monkeypatch.setattr(aifi, "READ_SECONDS", 0.4)
+    monkeypatch.setattr(transport, "REQUEST_SECONDS", 1.0)
+    monkeypatch.setattr(transport, "READ_SECONDS", 0.4)
     server.on("/orders", lambda handler: server.released.wait(30))
     begun = time.monotonic()
     with pytest.raises(AifiUnavailable):

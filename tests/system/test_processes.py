@@ -22,8 +22,9 @@ import pytest
 
 import database as database_module
 from errors import StoreError
+from marks import MarksMoved
 from orders import Outcome, Snapshot
-from store import MarksMoved, Store
+from store import Store
 from tests.support import Clock, ago, ids, look, move_marks, new_store, status
 from times import DAY, shift
 

@@ -6,10 +6,16 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+import responses
 
+from aifi import Client
 from intake import Settings
-from tests.support import Clock, join_tasks
+from tests.support import STATIC, Clock, credentials, join_tasks
 from tests.unit.fake_aifi import FakeAifi, World
+from transport import Token
+
+BASE_URL = "https://aifi.test/api"
+ORDERS_URL = f"{BASE_URL}/orders"
 
 
 @pytest.fixture(autouse=True)
@@ -44,3 +50,24 @@ def start_world(path: Path, clock: Clock, fake: FakeAifi) -> Iterator[Callable[.
 @pytest.fixture
 def world(start_world: Callable[..., World]) -> World:
     return start_world()
+
+
+# --- what a test registers for a URL is answered in turn, the last for ever
+
+
+@pytest.fixture
+def api() -> Iterator[responses.RequestsMock]:
+    """Answer as registered; anything else that is asked, or left unasked, fails the test."""
+    with responses.RequestsMock() as api:
+        yield api
+        assert [call.request.url for call in api.calls if "refused by Responses" in str(call.response)] == []
+
+
+@pytest.fixture
+def client() -> Client:
+    return Client(f"{BASE_URL}/", Token(STATIC))
+
+
+@pytest.fixture
+def oauth_client() -> Client:
+    return Client(BASE_URL, credentials())

@@ -8,16 +8,18 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from aifi import AifiRefused, AifiUnavailable, Client, Pace, Token
+from aifi import Client
 from history import History
 from intake import Intake, Settings
 from lookups import LookUps
+from marks import Marks
 from mirror import Mirror
 from refresh import Refresh
-from store import Marks, Page, Store
+from store import Page, Store
 from sweep import Upkeep
 from tests.support import Clock, ago, join_tasks, new_store
 from times import HOUR, MINUTE, shift, utc_seconds, utc_text
+from transport import AifiRefused, AifiUnavailable, Pace, Token
 
 Raw = dict[str, Any]
 ANY_PACE = Pace()

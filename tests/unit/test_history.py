@@ -2,10 +2,10 @@
 
 import pytest
 
-from aifi import AifiUnavailable
 from tests.support import NOW, ago
 from tests.unit.fake_aifi import assert_mirrors, fail_after, raw
 from times import DAY, HOUR, shift
+from transport import AifiUnavailable
 
 
 def read_all(world) -> None:

@@ -2,11 +2,12 @@
 
 import pytest
 
-from aifi import AifiUnreadable, ListPage, Pace
+from aifi import AifiUnreadable, ListPage
 from errors import Cause
 from orders import LIST, SWEEP, Anchor
 from tests.support import ago
 from tests.unit.fake_aifi import assert_mirrors, raw
+from transport import Pace
 
 
 def listed(*orders: object) -> ListPage:

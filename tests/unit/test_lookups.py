@@ -2,10 +2,11 @@
 
 import pytest
 
-from aifi import AifiRefused, AifiUnavailable, AifiUnreadable
+from aifi import AifiUnreadable
 from errors import Cause
 from tests.support import ago
 from tests.unit.fake_aifi import raw
+from transport import AifiRefused, AifiUnavailable
 
 BOTH = ("session_lower", "external_lower")
 

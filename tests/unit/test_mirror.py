@@ -4,13 +4,13 @@ import threading
 
 import pytest
 
-from aifi import AifiRefused, AifiUnavailable
 from errors import Unexpected
 from mirror import Tasks
 from tests.support import ago, join_tasks
 from tests.unit.fake_aifi import fail_after, raw
 from times import DAY, HOUR, shift
 from translation import read_webhook
+from transport import AifiRefused, AifiUnavailable
 
 DOWN = AifiUnavailable("AiFi answers 503")
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import aifi
-from aifi import AifiIncomplete, AifiRefused, AifiUnavailable
+from aifi import AifiIncomplete
 from errors import Unexpected
 from intake import PAUSE_MAX_SECONDS
 from orders import Anchor
@@ -15,6 +15,7 @@ from refresh import OVERLAP_SECONDS
 from tests.support import ago, table
 from tests.unit.fake_aifi import assert_mirrors, fail_after, raw
 from times import DAY, HOUR, MINUTE, shift, utc_text
+from transport import AifiRefused, AifiUnavailable
 
 WITHOUT_FILTER: dict[str, dict[str, Any]] = {
     "refuses the filter": {"refuses": {"minUpdatedAt"}},

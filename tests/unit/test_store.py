@@ -12,8 +12,9 @@ import pytest
 import store as store_module
 from database import Database
 from errors import StoreError
+from marks import MarksMoved, Sweep
 from orders import DETAIL, HISTORY, LIST, SWEEP, WEBHOOK, Anchor, Outcome, Snapshot
-from store import MarksMoved, NotServed, Page, Store, Sweep, layout
+from store import NotServed, Page, Store, layout
 from tests.support import (
     API,
     HEAD,

@@ -2,10 +2,10 @@
 
 import pytest
 
-from aifi import AifiRefused
 from tests.support import ago
 from tests.unit.fake_aifi import assert_mirrors, fail_after, raw
 from times import DAY, HOUR, MINUTE, age, utc_seconds
+from transport import AifiRefused
 
 
 @pytest.fixture
