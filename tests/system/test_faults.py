@@ -36,6 +36,7 @@ from tests.system.support import (
     try_poll,
     try_push,
     wait_for_order,
+    wait_for_sweep,
 )
 from tools.harness import Bridge, wait_until
 from tools.sandbox import Sandbox
@@ -141,6 +142,7 @@ def test_a_trickling_answer_keeps_nobody_waiting_and_counts_once_it_is_complete(
     sandbox.seed_orders(1)
     bridge = start_bridge(**QUICK)
     known = listed(try_poll(bridge))
+    wait_for_sweep(bridge)  # or it may bring the order
     sandbox.inject("trickle", times=1, having="minDraftCreatedAt", interval=0.002)
     missed = sandbox.checkout()
     assert listed(try_poll(bridge)) == known

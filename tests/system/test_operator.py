@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.support import health, ids, oauth, page_text, small_disk, walk
+from tests.system.support import health, ids, oauth, page_text, small_disk, wait_for_sweep, walk
 from tools.harness import AIDE_KEY, PROJECT, WEBHOOK_SECRET, Bridge, free_port, wait_until
 from tools.sandbox import Sandbox
 
@@ -491,6 +491,7 @@ def test_the_log_tells_what_a_refresh_brought_and_what_became_of_a_webhook(start
     bridge = start_bridge(REFRESH_SECONDS=0)
     order_id = sandbox.checkout()
     bridge.orders()
+    wait_for_sweep(bridge)  # or it may see the payment first
     sandbox.pay(order_id)
     bridge.orders()
     other = sandbox.checkout()
