@@ -4,7 +4,7 @@ import itertools
 import json
 import random
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +115,8 @@ class FakeAifi:
             self.empty_answers -= 1
             return []
         filters = {name: value for name, value in params.items() if name not in self.ignores}
-        listed = self._sorted([order for order in self.orders.values() if self._matches(order, filters)], params)
+        tests = list(self._tests(filters))
+        listed = self._sorted([order for order in self.orders.values() if all(test(order) for test in tests)], params)
         size = min(self.page_cap, params["pageSize"])
         number = max(0, filters.get("page", 0) - self.first_page)
         if self.repeats_last_page:
@@ -133,26 +134,21 @@ class FakeAifi:
         null = "9" if self.nulls_first else "0"
         return sorted(orders, key=lambda order: order["draftCreatedAt"] or null, reverse=True)
 
-    def _matches(self, order: Raw, filters: Mapping[str, Any]) -> bool:
+    def _tests(self, filters: Mapping[str, Any]) -> Iterator[Callable[[Raw], bool]]:
+        """Yield for each filter what an order must pass."""
         for name, value in filters.items():
-            bound = re.fullmatch("(min|max)(Draft|Created|Updated)(?:Created)?At", name)
-            if bound and not self._is_within(order, bound[1], {"Draft": "draftCreatedAt"}.get(bound[2]), value):
-                return False
-        wanted = {
-            name: list(map(str, value if isinstance(value, list) else [value]))
-            for name, value in filters.items()
-            if name in ("status", "sessionId", "externalId", "storeId")
-        }
-        return all(str(order.get(name)) in values for name, values in wanted.items())
+            if bound := re.fullmatch("(min|max)(Draft|Created|Updated)(?:Created)?At", name):
+                yield self._bound(bound[1], "draftCreatedAt" if bound[2] == "Draft" else "updatedAt", value)
+            elif name in ("status", "sessionId", "externalId", "storeId"):
+                values = set(map(str, value if isinstance(value, list) else [value]))
+                yield lambda order, name=name, values=values: str(order.get(name)) in values
 
-    def _is_within(self, order: Raw, side: str, field: str | None, value: str) -> bool:
-        time = order.get(field or "updatedAt")
-        if time is None:
-            return True
-        seconds = round(utc_seconds(value) * 1000)
+    def _bound(self, side: str, field: str, value: str) -> Callable[[Raw], bool]:
         cut = round(self.cut * 1000)
-        bound = (seconds // cut * cut) / 1000 - self.zone * HOUR
-        return bool(utc_seconds(time) >= bound if side == "min" else utc_seconds(time) <= bound)
+        seconds = (round(utc_seconds(value) * 1000) // cut * cut) / 1000 - self.zone * HOUR
+        bound = utc_text(seconds)
+        passes = bound.__le__ if side == "min" else bound.__ge__
+        return lambda order: order.get(field) is None or passes(order[field])
 
     def _show(self, order: Raw) -> Raw:
         shown = {name: value for name, value in order.items() if name not in self.hides}
