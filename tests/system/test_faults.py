@@ -181,7 +181,7 @@ def test_an_empty_bridge_answers_503_in_time_while_aifi_is_away(sandbox, start_b
         response, seconds = timed(lambda path=path: bridge.get(path))
         assert (path, response.status_code) == (path, 503)
         assert check(response, template)["error"]["code"] == "aifi_unavailable"
-        assert seconds < 1 + 1, path
+        assert seconds < 1 + 4, path
 
 
 @pytest.mark.parametrize("how", ["stopped", "hanging"])
@@ -198,7 +198,7 @@ def test_a_filled_bridge_answers_from_the_mirror_in_time_while_aifi_is_away(sand
     for call, wanted in zip(calls, before, strict=True):
         answer, seconds = timed(call)
         assert answer == wanted
-        assert seconds < 2 + 1
+        assert seconds < 2 + 4
 
 
 def test_the_bridge_is_itself_again_soon_after_aifi_is_back(sandbox, start_bridge):

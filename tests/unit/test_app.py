@@ -898,7 +898,7 @@ def test_twelve_wait_for_the_endpoint_and_more_are_refused_at_once_but_kept(rela
         assert [call.result().status_code for call in waiting] == [200] * 12
     assert error(response, 503)["code"] == "payment_overloaded"
     assert int(response.headers["Retry-After"]) > 0
-    assert seconds < 1
+    assert seconds < 5
     assert not hanging.asked.acquire(blocking=False)
     assert set(listed(relay)) == {"77001", "77002"}
     assert push(relay, CHECKOUT).status_code == 200  # the seats are free again
