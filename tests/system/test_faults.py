@@ -331,6 +331,8 @@ def test_a_token_server_that_is_down_for_a_while_costs_nothing_but_time(start_br
 
 # --- a process dies
 
+DIED = (requests.ConnectionError, requests.exceptions.ChunkedEncodingError)
+
 
 def hold_refresh(bridge: Bridge, sandbox: Sandbox) -> int:
     """Begin a refresh that hangs at AiFi; return the process id of the worker that does it."""
@@ -366,6 +368,28 @@ def test_a_worker_killed_in_the_middle_of_a_refresh_is_replaced_and_nobody_waits
     assert_complete(bridge, sandbox)
 
 
+@pytest.mark.parametrize("filled", [True, False], ids=["warm", "cold"])
+def test_a_bridge_killed_in_the_middle_of_a_refresh_is_fresh_at_its_first_poll_again(start_bridge, sandbox, filled):
+    sandbox.seed_orders(450)
+    bridge = start_bridge(REFRESH_SECONDS=ALWAYS, REFRESH_WAIT_SECONDS=20)
+    if filled:
+        bridge.orders()
+        wait_for_sweep(bridge)
+    missed = sandbox.checkout()
+    reached, over = threading.Event(), threading.Event()
+    sandbox.inject("meanwhile", after=1, path="/orders", action=lambda: (reached.set(), over.wait(60)))
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        poll = pool.submit(bridge.orders)
+        assert reached.wait(20)
+        bridge.kill()
+        over.set()
+        with pytest.raises(DIED):
+            poll.result()
+    bridge.start()
+    assert newest(bridge)["id"] == str(missed)
+    assert_complete(bridge, sandbox)
+
+
 def test_an_acknowledged_webhook_outlives_all_processes(start_bridge, sandbox):
     bridge = start_bridge(**QUICK, WEB_CONCURRENCY=3)
     wait_for_order(bridge, sandbox.checkout())
@@ -377,9 +401,6 @@ def test_an_acknowledged_webhook_outlives_all_processes(start_bridge, sandbox):
         bridge.start()
         assert try_look_up(bridge, order_id).status_code == 200
     sandbox.start()
-
-
-DIED = (requests.ConnectionError, requests.exceptions.ChunkedEncodingError)
 
 
 def test_workers_killed_at_random_lose_no_acknowledged_webhook(start_bridge, sandbox):
