@@ -375,7 +375,7 @@ def test_a_bridge_killed_in_the_middle_of_a_refresh_is_fresh_at_its_first_poll_a
     if filled:
         bridge.orders()
         wait_for_sweep(bridge)
-    missed = sandbox.checkout()
+    sandbox.checkout()
     reached, over = threading.Event(), threading.Event()
     sandbox.inject("meanwhile", after=1, path="/orders", action=lambda: (reached.set(), over.wait(60)))
     with concurrent.futures.ThreadPoolExecutor() as pool:
@@ -386,6 +386,7 @@ def test_a_bridge_killed_in_the_middle_of_a_refresh_is_fresh_at_its_first_poll_a
         with pytest.raises(DIED):
             poll.result()
     bridge.start()
+    missed = sandbox.checkout()
     assert newest(bridge)["id"] == str(missed)
     assert_complete(bridge, sandbox)
 
