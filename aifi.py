@@ -41,6 +41,7 @@ NOT_UNDERSTOOD = (400, 422)  # a parameter, or what cannot be an id
 PAGE_SIZE = 200  # [G] the most
 FEW_ROWS = 10  # no server is thought to cut its pages below this
 ANCHORS = 5  # so many rows of a page are remembered: an order may be deleted before the next page is asked for
+MAX_PAGES = 200  # of contests or stores
 MAX_PAGES_OF_ONE_BOUND = 200  # orders of the same draft time, or of the same day where AiFi cuts times to days
 WIDENINGS = (1.0, MINUTE, HOUR, DAY, 2 * DAY)  # seconds; AiFi may cut times, read them in another zone, or both
 WIDENING_SECONDS = HOUR  # how long what worked is remembered
@@ -96,6 +97,7 @@ class Client(Transport):
             self._filters["customerRole"] = list(roles)
         self._widening, self._widening_until = 0.0, 0.0
         self._most_rows = FEW_ROWS  # that a page was seen to have
+        self._takes_contests, self._without_contests_until = False, 0.0
 
     def walk(
         self, after: Sequence[Anchor] = (), witnesses: Sequence[Anchor] = (), pace: Pace = USUAL, **filters: Any
@@ -170,6 +172,45 @@ class Client(Transport):
     def get_customer(self, customer_id: str) -> Any | None:
         """Return a raw customer, or None where AiFi knows no such id."""
         return self._get_one(f"/customers/{customer_id}", USUAL)
+
+    # --- what only [R] knows, and a deployment may lack ---
+
+    def get_contest(self, order_id: str) -> Any | None:
+        """Return an order's raw contest with its items, or None where AiFi knows of none."""
+        return self._get_one(f"/contests/{order_id}", USUAL)
+
+    def list_contests(self, since: str, pace: Pace) -> list[Any]:
+        """Return the raw contests that were opened or settled since then.
+
+        :raises AifiRefused: AiFi has no such list, or does not keep to that bound
+        """
+        bound = _widened({"minUpdatedAt": since}, self._known_widening())
+        contests: dict[str, Any] = {}
+        for number in range(MAX_PAGES):
+            params = {**bound, "pageSize": PAGE_SIZE, **({"page": number} if number else {})}
+            answer = self.get("/contests", params, pace)
+            rows = {repr(row): row for row in _listed(answer, "contestedOrders")}
+            if any((read_updated_at(row) or "") < shift(since, -2 * DAY) for row in rows.values()):
+                raise AifiRefused("AiFi's list of contests does not keep to minUpdatedAt", 400)
+            if rows.keys() <= contests.keys() or _cursor(answer, "next", default={}) is None:
+                return [*contests.values(), *rows.values()]
+            contests.update(rows)
+        raise AifiUnavailable("AiFi's list of contests has no end")
+
+    def list_stores(self) -> list[Any]:
+        """Return the raw stores.
+
+        :raises AifiRefused: AiFi has no such list
+        """
+        stores: list[Any] = []
+        after = None
+        for _ in range(MAX_PAGES):
+            answer = self.get("/stores", {"count": PAGE_SIZE, **({"after": after} if after else {})})
+            stores += _listed(answer, "stores")
+            before, after = after, _cursor(answer, "after")
+            if after in (None, before):
+                return stores
+        raise AifiUnavailable("AiFi's list of stores has no end")
 
     # --- how lists are read ---
 
@@ -290,16 +331,34 @@ class Client(Transport):
             **filters,
             **({"page": number} if number else {}),
         }
-        answer = self.get("/orders", params, pace)
-        orders = answer.get("data") if isinstance(answer, dict) else None
-        if not isinstance(orders, list):
-            raise AifiUnavailable("AiFi's list of orders has no data")
+        answer = self._with_contests(params, pace)
+        orders = _listed(answer, "data")
         if answer.get("errors"):
             raise AifiUnavailable("AiFi's list of orders tells of errors")
         if orders and not any(map(read_order_id, orders)):
             raise AifiUnreadable("none of AiFi's orders has an id that can be read")
         self._most_rows = max(self._most_rows, len(orders))
         return orders
+
+    def _with_contests(self, params: dict[str, Any], pace: Pace) -> Any:
+        """Return a list's answer, with contests where AiFi takes that parameter; it is tried again after an hour.
+
+        Where `minUpdatedAt` is asked for too, it is not learned from: a refusal may mean either.
+        """
+        learns = "minUpdatedAt" not in params
+        if params["pageSize"] < PAGE_SIZE or time.monotonic() < self._without_contests_until:
+            return self.get("/orders", params, pace)
+        if not (learns or self._takes_contests):
+            return self.get("/orders", params, pace)
+        try:
+            answer = self.get("/orders", {**params, "includeContest": "true"}, pace)
+            self._takes_contests = True
+        except AifiRefused as error:
+            if error.status not in NOT_UNDERSTOOD or not learns:
+                raise
+            answer = self.get("/orders", params, pace)  # refused, too, where it is another parameter
+            self._takes_contests, self._without_contests_until = False, time.monotonic() + HOUR
+        return answer
 
     def _get_one(self, path: str, pace: Pace) -> Any | None:
         try:
@@ -323,6 +382,19 @@ def _anchors_of(orders: Any) -> list[Anchor]:
     """Return the places of those raw orders that have one."""
     places = ((read_drafted_at(order), read_order_id(order)) for order in orders)
     return [Anchor(drafted_at, order_id) for drafted_at, order_id in places if drafted_at and order_id]
+
+
+def _listed(answer: Any, name: str) -> list[Any]:
+    rows = answer.get(name) if isinstance(answer, dict) else None
+    if not isinstance(rows, list):
+        raise AifiUnavailable(f"AiFi's answer has no {name}")
+    return rows
+
+
+def _cursor(answer: Any, name: str, default: Any = None) -> Any | None:
+    """Return what an answer's `pagination` says of the page after it; None where there is none."""
+    pagination = answer.get("pagination")
+    return pagination.get(name, default) if isinstance(pagination, dict) else default
 
 
 def _key(order: Any) -> str:

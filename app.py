@@ -155,7 +155,9 @@ def get_order(order_id: str) -> Response:
     order = _services().mirror.order(order_id)
     if order is None:
         raise ApiError(404, "not_found", "AiFi knows no such order.")
-    return _json(order.body())
+    body = order.body()
+    shop = _services().mirror.shop(body.get("store_id"))
+    return _json({**body, "store": shop} if shop else body)
 
 
 @_for_aide

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from aifi import Client
 from config import Config, is_own_webhook
 from errors import BridgeError, Cause, StoreError
+from intake import CONTESTS, CONTESTS_BY_TIME, OFFER, STORES
 from marks import Marks
 from mirror import Mirror
 from store import Note, Store
@@ -325,6 +326,7 @@ def look_over(services: Services) -> Overview:
         ("Orders mirrored", f"{statistics.orders:,}"),
         ("History", f"complete, {depth}" if marks.complete else depth),
         ("Compared with AiFi", _sweep_state(services, marks)),
+        ("AiFi offers", _offers(marks, notes)),
     ]
     unread = not marks.complete and (marks.horizon or "~") > statistics.hourly[0][0]
     unread_before = minute_text(marks.horizon or services.store.now()) if unread else ""
@@ -362,6 +364,16 @@ def _last_errors(config: Config, notes: dict[str, Note]) -> list[tuple[str, Prob
         for name, note in sorted(notes.items(), key=lambda item: item[1].at, reverse=True)
         if name in causes
     ]
+
+
+def _offers(marks: Marks, notes: Mapping[str, Note]) -> str:
+    """Return which parts of AiFi's API this AiFi has; what it lacks is asked for again after an hour."""
+    by_update = "not asked yet" if marks.changed_at is None and marks.unfiltered_at is None else "yes"
+    words = {"orders by time of update": "no" if marks.unfiltered_at else by_update}
+    for name, label in ((CONTESTS, "contests"), (CONTESTS_BY_TIME, "contests by time"), (STORES, "stores")):
+        note = notes.get(OFFER + name)
+        words[label] = note.text if note else "not asked yet"
+    return ", ".join(f"{label}: {word}" for label, word in words.items())
 
 
 def _sweep_state(services: Services, marks: Marks) -> str:

@@ -2,21 +2,27 @@
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from aifi import ANCHORS, AifiGone, AifiIncomplete, AifiUnreadable, Client, ListPage
 from errors import Cause, StoreError
 from marks import Marks
 from orders import LIST, Anchor, Outcome, Snapshot
 from store import Store
-from times import shift
+from times import HOUR, MINUTE, age, shift
 from translation import Unreadable, read_order
-from transport import AifiUnavailable, Pace
+from transport import AifiError, AifiRefused, AifiUnavailable, Pace
 
 log = logging.getLogger("bridge.intake")
 
+T = TypeVar("T")
+
 PAUSE_MAX_SECONDS = 10  # after a failure
+# Parts of AiFi's API that an old deployment may lack, and the notes of what this one offers: their names and texts.
+CONTESTS, CONTESTS_BY_TIME, STORES = "contests", "contests_by_time", "stores"
+OFFER, OFFERED, FAILS = "aifi_offers_", "yes", "fails"
 
 
 @dataclass(frozen=True)
@@ -107,6 +113,43 @@ class Intake:
             self.store.put_note(str(name), text)
         except StoreError as error:
             log.warning("A note could not be kept: %s", error)
+
+    def offers(self, part: str) -> bool:
+        """Return whether AiFi is known to have a part of its API that only the reference documents."""
+        return self._word(part) == OFFERED
+
+    def may_ask_for(self, part: str) -> bool:
+        """Return whether to ask for such a part: an hour after it was refused, a minute after it failed."""
+        note = self.store.notes().get(OFFER + part)
+        pause = MINUTE if note and note.text.startswith(FAILS) else HOUR
+        return note is None or note.text == OFFERED or age(note.at, self.store.now()) >= pause
+
+    def _word(self, part: str) -> str:
+        note = self.store.notes().get(OFFER + part)
+        return note.text if note else ""
+
+    def try_optional(self, part: str, ask: Callable[[], T | None]) -> T | None:
+        """Ask AiFi for such a part; None where it does not have that, or not now.
+
+        The note tells all processes, and the operator.
+        """
+        if not self.may_ask_for(part):
+            return None
+        known, found = self._word(part), None
+        word = known
+        try:
+            found = ask()
+            if found is not None:
+                word = OFFERED
+            elif known != OFFERED:  # else there is no such order
+                word = "no (404)"
+        except AifiRefused as error:
+            word = f"no ({error.status})"
+        except AifiError as error:
+            word = f"{FAILS}: {error}"
+        if word != OFFERED or known != OFFERED:
+            self.put_note(OFFER + part, word)
+        return found
 
     def read_on(self, place: Anchor, pace: Pace) -> ListPage:
         """Return the page of AiFi's list that goes on below an order, whatever of the mirror AiFi has deleted.

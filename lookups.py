@@ -6,7 +6,7 @@ from typing import Any
 
 from aifi import NOT_UNDERSTOOD, AifiUnreadable
 from errors import Cause
-from intake import Intake
+from intake import CONTESTS, Intake
 from orders import DETAIL, Order, take_in
 from times import HOUR, age
 from translation import (
@@ -92,6 +92,14 @@ class LookUps:
         return None
 
     def _keep(self, data: Any, order_id: str | None) -> Order | None:
+        """Store an order that was looked up, and then its contest; return it, or None where it is filtered out."""
+        row = self._keep_details(data, order_id)
+        if row is None or not row.lacks_contest:
+            return row
+        contest = self._intake.try_optional(CONTESTS, lambda: self._client.get_contest(row.id))
+        return self._keep_details({**data, "contest": contest}, order_id) if contest else row
+
+    def _keep_details(self, data: Any, order_id: str | None) -> Order | None:
         """Store an order that was looked up; return it as it stands then, or None where it is filtered out."""
         try:
             snapshot = read_order(data, DETAIL, self._settings.currency)

@@ -13,7 +13,7 @@ from typing import Any
 from aifi import Client
 from errors import BridgeError, StoreError, Unexpected
 from history import History
-from intake import Intake, Settings
+from intake import CONTESTS, Intake, Settings
 from lookups import LookUps
 from marks import Marks
 from orders import Order
@@ -101,7 +101,7 @@ class Mirror:
         self._settings = settings
         self._intake = Intake(client, store, settings)
         self._look_ups = LookUps(self._intake)
-        self._refresh = Refresh(self._intake)
+        self._refresh = Refresh(self._intake, self._look_ups)
         self._history = History(self._intake)
         self._upkeep = Upkeep(self._intake, self._look_ups)
         self._tasks = tasks or Tasks()
@@ -163,6 +163,13 @@ class Mirror:
         if known is None and trouble:
             raise trouble
         return known
+
+    def shop(self, store_id: str | None) -> dict[str, Any] | None:
+        """Return a store as AiFi told of it within the day; None where it did not.
+
+        :raises StoreError: the mirror cannot be read
+        """
+        return self._store.get_store(store_id) if store_id else None
 
     def customer(self, customer_id: str) -> dict[str, Any] | None:
         """Return a customer, at most an hour old where AiFi answers; None where neither AiFi nor an order names one.
@@ -256,6 +263,8 @@ class Mirror:
             self._intake.raise_while_pausing(marks)
         except AifiUnavailable:  # AiFi failed a moment ago
             return True
+        if row.lacks_contest and self._intake.may_ask_for(CONTESTS):
+            return False
         compared = age(row.checked_at, now) < HOUR or self._refresh.is_fresh(marks, now)
         return row.detailed and not row.open and compared
 

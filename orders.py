@@ -5,6 +5,7 @@ Every time is fixed-width UTC text (`2025-11-01T00:00:00.000Z`), so the order of
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from enum import Enum
 from typing import Any, NamedTuple, Protocol
 
@@ -22,7 +23,8 @@ CONTENT = (
     *("status", "total_amount", "subtotal_amount", "tax_amount", "currency", "line_items"),
     *("external_id", "customer_id", "version", "refunded", "contest"),
 )
-APPEARING = frozenset({"external_id", "customer_id", "currency", "refunded", "contest"})
+APPEARING = frozenset({"external_id", "customer_id", "currency", "refunded"})
+NO_NEWS = frozenset({"message", "items"})  # of a contest: the shopper's words, and what only details show
 
 # Of Order.watch: texts that sort below and above all times.
 UNCONFIRMED, PUSHED, ALWAYS = "0", "1", "9"
@@ -107,12 +109,36 @@ class Order:
             return shift(self.order["created_at"], DAY)
         return ALWAYS if self.status in OPEN else None
 
+    @property
+    def contest(self) -> Mapping[str, Any]:
+        """The shopper's dispute, as far as AiFi told of it."""
+        return self.order.get("contest") or {}
+
+    @property
+    def contested(self) -> bool:
+        """Whether the shopper disputes the order, and nobody has settled that yet."""
+        return self.status == "contested"
+
+    @property
+    def reviewed(self) -> bool:
+        """Whether a dispute was settled: AiFi counts the version up when an order is contested [G]."""
+        return self.status == "reviewed" or (not self.contested and (self.version or 1) > 1)
+
+    @property
+    def lacks_contest(self) -> bool:
+        """Whether the order is or was disputed, but the details of that were not read in its present state."""
+        return (self.contested or self.reviewed) and not (self.detailed and "items" in self.contest)
+
     def body(self) -> dict[str, Any]:
-        """Return the order in full, as Aide gets it: what AiFi does not have is left out."""
+        """Return the order in full, as Aide gets it: what AiFi does not have is left out.
+
+        The flags are always there: Aide builds its conditions from them. `refunded` is None where AiFi did not say.
+        """
         known = {key: value for key, value in self.order.items() if value is not None}
         display_id = known.get("external_id") or self.id
         named = {"id": self.id, "display_id": display_id, "updated_at": self.updated_at}
-        return {**named, **known, "canceled_at": None}
+        flags = {"contested": self.contested, "reviewed": self.reviewed, "refunded": known.get("refunded")}
+        return {**named, **known, **flags, **_refund(self.contest), "canceled_at": None}
 
 
 class Outcome(Enum):
@@ -141,6 +167,14 @@ class Extent(Protocol):
     @property
     def complete(self) -> int:
         """Whether AiFi has nothing older than the horizon."""
+
+
+def _refund(contest: Mapping[str, Any]) -> dict[str, float]:
+    """Return the amount that the review of a contest took off the order, where AiFi tells it."""
+    original, reviewed = contest.get("original_amount"), contest.get("reviewed_amount")
+    if contest.get("status") != "reviewed" or original is None or reviewed is None:
+        return {}
+    return {"refunded_amount": float(Decimal(str(original)) - Decimal(str(reviewed)))}
 
 
 def session_key(session_id: str) -> str:
@@ -219,7 +253,7 @@ def is_news(row: Order, snapshot: Snapshot) -> bool:
 def conflict(old: Any, new: Any) -> bool:
     """Return whether two values contradict each other; what only one of two objects names is no contradiction."""
     if isinstance(old, dict) and isinstance(new, dict):
-        return any(conflict(old[key], new[key]) for key in old.keys() & new.keys())
+        return any(conflict(old[key], new[key]) for key in (old.keys() & new.keys()) - NO_NEWS)
     if isinstance(old, list) and isinstance(new, list):
         return len(old) != len(new) or any(map(conflict, old, new))
     return bool(old != new)
@@ -329,7 +363,7 @@ def _merge_fields(row: Order, snapshot: Snapshot, news: bool) -> dict[str, Any]:
         known["payment"] = {key: value for key, value in known["payment"].items() if key != "status"}
     merged = {**known, **snapshot.order}
     for key, value in snapshot.order.items():
-        if isinstance(value, dict) and isinstance(known.get(key), dict):
+        if isinstance(value, dict) and isinstance(known.get(key), dict) and not (key == "contest" and news):
             merged[key] = {**known[key], **value}
     blurs = snapshot.source == WEBHOOK or (row.detailed and snapshot.source != DETAIL)
     if blurs and not news and "line_items" in known:

@@ -6,26 +6,29 @@ import math
 import time
 from typing import Any
 
-from aifi import ANCHORS, NOT_UNDERSTOOD, AifiIncomplete
+from aifi import ANCHORS, NOT_UNDERSTOOD, AifiIncomplete, AifiUnreadable, ListPage
 from errors import BridgeError, Unexpected
-from intake import PAUSE_MAX_SECONDS, Intake, Tally
+from intake import CONTESTS_BY_TIME, PAUSE_MAX_SECONDS, Intake, Tally
+from lookups import LookUps
 from marks import Marks, MarksMoved
 from orders import LIST, Anchor
 from times import HOUR, MINUTE, age, shift, utc_seconds
-from translation import read_updated_at
+from translation import read_contested, read_updated_at
 from transport import AifiRefused, AifiUnavailable, Pace
 
 log = logging.getLogger("bridge.refresh")
 
 OVERLAP_SECONDS = 5 * MINUTE  # for clocks that differ and orders that AiFi shows late
 REFRESH_LIMIT_SECONDS = 120.0  # for all of a refresh
+LOOKUPS = 10  # of contested orders, at most, in a refresh
 
 
 class Refresh:
     """Reads AiFi's lists into the store, one refresh at a time over all processes."""
 
-    def __init__(self, intake: Intake):
+    def __init__(self, intake: Intake, look_ups: LookUps):
         self._intake = intake
+        self._look_ups = look_ups
         self._client, self._store, self._settings = intake.client, intake.store, intake.settings
 
     def run(self) -> bool:
@@ -191,7 +194,10 @@ class Refresh:
         except AifiIncomplete as error:  # the next one is read without that order
             log.warning("AiFi's list of changes cannot be trusted: %s", error)
             values["newest_update_id"] = None
-        self._read_disputes(begins or is_known, pace, tally)
+        # Where that took requests already, one that may be refused is left to the next refresh.
+        may_ask = not (begins or is_due) or self._intake.offers(CONTESTS_BY_TIME)
+        if not (may_ask and self._read_contests(marks, started, pace, tally)):
+            self._read_disputes(begins or is_known, pace, tally)
         if begins:  # too little was asked to learn from it
             return tally.newest_update(marks)
         return {**values, "unfiltered_at": started} if is_due else values
@@ -221,6 +227,32 @@ class Refresh:
             if shown and not news and not page.full:
                 break
         tally.lost_newest = not shown
+        return True
+
+    def _read_contests(self, marks: Marks, started: str, pace: Pace, tally: Tally) -> bool:
+        """Read the contests opened or settled since the last refresh [R]; return whether AiFi lists them by time.
+
+        The order that comes with a contest counts where it is of the contest's state; else it is looked up.
+        """
+        since = shift(marks.refreshed_at or marks.horizon or started, -OVERLAP_SECONDS)
+        contests = self._intake.try_optional(CONTESTS_BY_TIME, lambda: self._client.list_contests(since, pace))
+        if contests is None:
+            return False
+        orders, others = [], []
+        for contest in contests:
+            order_id, status, order = read_contested(contest)
+            known = self._store.get_order(order_id) if order_id else None
+            if order_id is None or (known is None and self._settings.roles):
+                continue  # an order does not tell its shopper's role
+            if order:
+                orders.append(order)
+            elif known is None or known.status != status:
+                others.append(order_id)
+        self._intake.store_page(ListPage(orders, (), ended=True, full=False), LIST, tally)
+        with contextlib.suppress(AifiUnavailable):  # what is left is found by the sweep
+            for order_id in others[:LOOKUPS]:
+                with contextlib.suppress(AifiRefused, AifiUnreadable):
+                    self._look_ups.look_up(order_id, None)
         return True
 
     def _read_disputes(self, briefly: bool, pace: Pace, tally: Tally) -> None:

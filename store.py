@@ -18,7 +18,7 @@ from marks import Marks, MarksMoved, Sweep
 from orders import ALWAYS, PUSHED, SETTLING_SECONDS, UNCONFIRMED, Anchor, Order, Outcome, Snapshot, take_in
 from times import HOUR, MINUTE, age, shift, utc_text
 
-VERSION = 2  # of TABLES: a file of another version is set aside
+VERSION = 3  # of TABLES: a file of another version is set aside
 TABLES = """
 CREATE TABLE orders (
     id TEXT PRIMARY KEY,             -- AiFi's id; orders.session_key() while only webhooks without one are known
@@ -42,6 +42,7 @@ CREATE INDEX orders_by_customer ON orders (customer_id) WHERE customer_id IS NOT
 CREATE INDEX orders_watched ON orders (watch) WHERE watch IS NOT NULL;
 CREATE TABLE customers (id TEXT PRIMARY KEY, body TEXT NOT NULL, aifi_at TEXT NOT NULL, known_at TEXT NOT NULL);
 CREATE INDEX customers_by_time ON customers (known_at);
+CREATE TABLE stores (id TEXT PRIMARY KEY, body TEXT NOT NULL);
 CREATE TABLE marks (
     file TEXT NOT NULL DEFAULT (hex(randomblob(8))),  -- tells this database from one that was begun anew
     served_until TEXT, begun_at TEXT, horizon TEXT, horizon_id TEXT, complete INTEGER NOT NULL DEFAULT 0,
@@ -71,7 +72,10 @@ SELECT (SELECT group_concat(summary, char(10)) FROM (
        marks.* FROM marks
 """  # noqa: S608 - a constant
 
-SUMMARY_FIELDS = ("id", "updated_at", "display_id", "created_at", "status", "total_amount", "currency", "customer_id")
+SUMMARY_FIELDS = (
+    *("id", "updated_at", "display_id", "created_at", "status", "total_amount", "currency", "customer_id"),
+    *("contested", "reviewed", "refunded"),
+)
 MAX_UNCONFIRMED = 10_000  # orders that only webhooks have named
 MAX_CUSTOMERS = 10_000
 NOTE_PATIENCE_SECONDS = 0.2
@@ -310,6 +314,24 @@ class Store:
         sql = "SELECT 1 FROM orders WHERE customer_id = ? LIMIT 1"
         return self._read(lambda db: db.execute(sql, (customer_id,)).fetchone()) is not None
 
+    # --- stores ---
+
+    def put_stores(self, stores: Iterable[Mapping[str, Any]]) -> None:
+        """Keep AiFi's stores in place of those that were kept."""
+        rows = {store["id"]: _json(store) for store in stores}
+
+        def work(db: sqlite3.Connection) -> None:
+            db.execute("DELETE FROM stores")
+            db.executemany("INSERT INTO stores (id, body) VALUES (?, ?)", rows.items())
+
+        self._write(work, durable=False)
+
+    def get_store(self, store_id: str) -> dict[str, Any] | None:
+        """Return a store, or None."""
+        sql = "SELECT body FROM stores WHERE id = ?"
+        row = self._read(lambda db: db.execute(sql, (store_id,)).fetchone())
+        return json.loads(row["body"]) if row else None
+
     # --- marks, sweeps, request slots ---
 
     def marks(self) -> Marks:
@@ -412,8 +434,10 @@ def _order(row: sqlite3.Row) -> Order:
         order = {**json.loads(row["summary"]), **json.loads(row["detail"])}
     except ValueError as error:
         raise sqlite3.DatabaseError("a row cannot be read") from error
-    for derived in ("id", "updated_at", "display_id"):
+    for derived in ("id", "updated_at", "display_id", "contested", "reviewed"):
         order.pop(derived)
+    if order["refunded"] is None:  # AiFi did not say
+        del order["refunded"]
     values = {name: row[name] for name in COLUMNS}
     flags = {name: bool(row[name]) for name in ("dated", "confirmed", "listed", "detailed", "cut")}
     return Order(**{**values, **flags, "order": order})

@@ -6,12 +6,12 @@ import time
 from dataclasses import replace
 
 from aifi import AifiUnreadable
-from intake import Intake, Tally
+from intake import OFFER, OFFERED, STORES, Intake, Tally
 from lookups import LookUps
 from marks import Marks, Sweep
 from orders import SWEEP, Anchor
 from times import DAY, HOUR, MINUTE, age, shift, utc_seconds
-from translation import read_order_id
+from translation import read_order_id, read_store
 from transport import AifiRefused, AifiUnavailable, Pace
 
 log = logging.getLogger("bridge.sweep")
@@ -41,6 +41,7 @@ class Upkeep:
             marks = self._store.marks()
             try:
                 self._check_orders(marks)
+                self._read_stores()
                 if marks.horizon:
                     self._sweep(marks)
             except AifiUnavailable as error:  # the next refresh goes on
@@ -62,6 +63,16 @@ class Upkeep:
             except AifiUnavailable:
                 self._store.mark_checked(row.id)  # it cost its retries: the next time, others come first
                 raise
+
+    def _read_stores(self) -> None:
+        """Read AiFi's stores once a day."""
+        note = self._store.notes().get(OFFER + STORES)
+        if note and note.text == OFFERED and age(note.at, self._store.now()) < DAY:
+            return
+        stores = self._intake.try_optional(STORES, self._client.list_stores)
+        if stores is not None:
+            self._store.put_stores(filter(None, map(read_store, stores)))
+            self._intake.put_note(OFFER + STORES, OFFERED)
 
     def _sweep(self, marks: Marks) -> None:
         """Compare a page of the mirror with AiFi's list, and as many more as the bounds need.

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from orders import LISTS, WEBHOOK, Snapshot
+from orders import LIST, LISTS, WEBHOOK, Snapshot
 
 MAX_ORDER_BYTES, FEW_LINES = 64 * 1024, 10  # so few lines of MAX_TEXT a field are never as large
 ISO_TIME = (
@@ -115,13 +115,17 @@ def _order_fields(data: Mapping[str, Any], session: Mapping[str, Any], currency:
     """Return what AiFi may leave out of an order."""
     return {
         **_known(
-            currency=_text(data.get("currency")) or currency or None, session=session or None, line_items=_lines(data)
+            currency=_text(data.get("currency")) or _text(data.get("currencyCode")) or currency or None,
+            session=session or None,
+            line_items=_lines(data),
+            contest=read_contest(data.get("contest")) or None,
         ),
         **_present(
             data,
             status=("status", _text),
             customer_id=("customerId", _text),
             external_id=("externalId", _text),
+            external_status=("externalStatus", _text),
             store_id=("storeId", _text),
             version=("version", _integer),
             subtotal_amount=("subtotalPrice", _number),
@@ -131,6 +135,60 @@ def _order_fields(data: Mapping[str, Any], session: Mapping[str, Any], currency:
         ),
         **_api_payment(data),
     }
+
+
+def read_contest(data: Any) -> dict[str, Any]:
+    """Translate a contest [R]: a shopper's dispute of an order; empty where it tells nothing."""
+    contest = _object(data)
+    items = contest.get("items")
+    return _known(
+        status=_text(contest.get("status")),
+        message=_text(contest.get("message")),
+        original_amount=_number(contest.get("originalTotalPrice")),
+        contested_amount=_number(contest.get("contestedTotalPrice")),
+        reviewed_amount=_number(contest.get("reviewedTotalPrice")),
+        items=[_contest_item(item) for item in items if isinstance(item, dict)] if isinstance(items, list) else None,
+    )
+
+
+def read_contested(data: Any) -> tuple[str | None, str | None, dict[str, Any] | None]:
+    """Return the id of a contest's order, the contest's status, and the raw order that came with it.
+
+    The order then has the contest in it. It is None where it cannot be read, or is not of the contest's state.
+    """
+    contest = dict(_object(data))
+    order = {**_object(contest.pop("order", None)), "contest": contest}
+    order_id, status = read_order_id({"id": contest.get("orderId")}), _text(contest.get("status"))
+    try:
+        snapshot = read_order(order, LIST)
+    except Unreadable:
+        return order_id, status, None
+    is_same = snapshot.id == order_id and snapshot.order.get("status") == status
+    return order_id, status, order if is_same else None
+
+
+def _contest_item(item: Mapping[str, Any]) -> dict[str, Any]:
+    return _known(
+        name=_text(item.get("name")) or _text(_object(item.get("productSnapshot")).get("name")),
+        original_quantity=_quantity(item.get("originalQuantity")),
+        contested_quantity=_quantity(item.get("contestedQuantity")),
+        reviewed_quantity=_quantity(item.get("reviewedQuantity")),
+    )
+
+
+def read_store(data: Any) -> dict[str, Any] | None:
+    """Translate a store [R]; None where it has no id. The name is the one that shoppers see, if there is one."""
+    store = _object(data)
+    if _text(store.get("id")) is None:
+        return None
+    return _known(
+        id=_text(store.get("id")),
+        name=_text(store.get("displayableName")) or _text(store.get("name")),
+        city=_text(store.get("addressCity")),
+        region=_text(store.get("addressRegion")),
+        country=_text(store.get("addressCountry")),
+        postal_code=_text(store.get("addressPostalCode")),
+    )
 
 
 def read_customer(data: Any, personal: Any = None) -> dict[str, Any]:
@@ -150,6 +208,7 @@ def read_customer(data: Any, personal: Any = None) -> dict[str, Any]:
         "phone": _text(personal.get("phone")) or _text(personal.get("phoneNumber")),
         "external_id": _text(customer.get("externalId")),
         "role": _text(customer.get("role")),
+        "billing_address": _known(address1=_text(customer.get("address"))) or None,
     }
     return {key: value for key, value in fields.items() if value is not None}
 
@@ -328,9 +387,27 @@ def _line_item(line: Mapping[str, Any]) -> dict[str, Any]:
         sku=_text(product.get("sku")),
         quantity=_quantity(line.get("quantity")),
         unit_price=_number(product.get("price")),
+        total_amount=_number(line.get("totalPrice")),
+        tax_amount=_number(line.get("totalTax")),
+        tax_rates=_tax_rates(line) or None,
         status=_text(line.get("status")),
         is_externally_added=added if isinstance(added, bool) else None,
     )
+
+
+def _tax_rates(line: Mapping[str, Any]) -> list[dict[str, Any]]:
+    rates = line.get("taxRates")
+    return [
+        found
+        for rate in (rates if isinstance(rates, list) else [])
+        if (
+            found := _known(
+                name=_text(_object(rate).get("name")),
+                rate=_number(_object(rate).get("rate")),
+                amount=_number(_object(rate).get("amount")),
+            )
+        )
+    ]
 
 
 def _present(data: Mapping[str, Any], **fields: tuple[str, Callable[[Any], Any]]) -> dict[str, Any]:

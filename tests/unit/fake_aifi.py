@@ -70,6 +70,10 @@ class FakeAifi:
         self.differs = False  # a field that is another in each answer
         self.shuffles_ties = False
         self.nulls_first = False
+        self.lacks = {"contests", "stores"}  # parts of the API, as an old deployment does
+        self.contests: dict[int, Raw] = {}  # by the order's id
+        self.stores: list[Raw] = []
+        self._lists = {"contests": self._contested, "stores": lambda params: {"stores": self.stores}}
         self.drops: set[int] = set()  # ids that are left out of pages, after these were cut
         self._random, self._count = random.Random(7), itertools.count()
 
@@ -102,8 +106,13 @@ class FakeAifi:
         self.before(path, params)
         if path == "/orders":
             return {"data": self._list(params)}
-        kind, order_id = path.lstrip("/").split("/")
-        found = {"orders": self.orders, "customers": self.customers}[kind].get(int(order_id))
+        kind, _, name = path.lstrip("/").partition("/")
+        if kind in self.lacks:
+            raise AifiRefused("AiFi refuses the request (404)", 404)
+        if not name:
+            return self._lists[kind](params)
+        rows = {"orders": self.orders, "customers": self.customers, "contests": self.contests}[kind]
+        found = rows.get(int(name))
         if found is None:
             raise AifiRefused("AiFi refuses the request (404)", 404)
         return self._show(found)
@@ -123,6 +132,14 @@ class FakeAifi:
             number = min(number, max(0, (len(listed) - 1) // size))
         page = listed[: self.last_row][number * size : (number + 1) * size]
         return [self._show(order) for order in page if order["id"] not in self.drops]
+
+    def _contested(self, params: Mapping[str, Any]) -> Raw:
+        """Return a page of those contests that have an `updatedAt` in the bounds; details alone show the items."""
+        number, size = params.get("page", 0), params["pageSize"]
+        since = "" if "minUpdatedAt" in self.ignores else params["minUpdatedAt"]
+        rows = [contest for contest in self.contests.values() if contest["updatedAt"] >= since]
+        shown = [{name: value for name, value in row.items() if name != "items"} for row in rows]
+        return {"contestedOrders": shown[number * size :][:size]}
 
     def _sorted(self, orders: list[Raw], params: Mapping[str, Any]) -> list[Raw]:
         if params["orderBy"] == "id":
@@ -193,7 +210,7 @@ class World:
         self.client = FakeClient(self.fake, self.settings.store_ids, self.settings.roles)
         self.intake = Intake(self.client, self.store, self.settings)
         self.look_ups = LookUps(self.intake)
-        self.refresh_room = Refresh(self.intake)
+        self.refresh_room = Refresh(self.intake, LookUps(self.intake))
         self.history = History(self.intake)
         self.upkeep = Upkeep(self.intake, self.look_ups)
         self.mirror = Mirror(self.client, self.store, self.settings)

@@ -17,7 +17,8 @@ from times import DAY, HOUR, MINUTE
 from transport import AifiRefused, AifiUnavailable, Token
 
 pytestmark = pytest.mark.usefixtures("steady_pace")
-LISTING = {"includeProducts": "true", "pageSize": "200", "orderBy": "draftCreatedAt", "direction": "desc"}
+ORDERED = {"includeProducts": "true", "pageSize": "200", "orderBy": "draftCreatedAt", "direction": "desc"}
+LISTING = {**ORDERED, "includeContest": "true"}
 
 
 # --- what is sent
@@ -25,8 +26,8 @@ LISTING = {"includeProducts": "true", "pageSize": "200", "orderBy": "draftCreate
 
 def test_a_list_is_asked_for_with_its_products_in_the_largest_pages(api, client):
     since = "2025-11-01T00:00:00.000Z"
-    api.get(ORDERS_URL, match=[query_param_matcher({**LISTING, "minUpdatedAt": since})], json={"data": []})
-    assert [page.orders for page in client.walk(minUpdatedAt=since)] == [[]]
+    api.get(ORDERS_URL, match=[query_param_matcher({**LISTING, "minDraftCreatedAt": since})], json={"data": []})
+    assert [page.orders for page in client.walk(minDraftCreatedAt=since)] == [[]]
 
 
 @pytest.mark.parametrize(
@@ -458,3 +459,75 @@ def test_one_request_tells_whether_aifi_knows_the_filter_by_update(fake, reader,
         setattr(fake, name, value)
     assert reader.knows_update_filter(NOW) is expected
     assert len(fake.asked) == 1
+
+
+# --- what an old deployment may lack
+
+
+def sent(fake: FakeAifi, name: str) -> list[bool]:
+    """Return for each list that was asked for whether it had this parameter."""
+    return [name in params for params in fake.lists()]
+
+
+@pytest.mark.parametrize("status", [400, 422])
+def test_where_contests_in_lists_are_refused_lists_are_read_without_and_asked_with_after_an_hour(
+    fake, reader, status, monkeypatch
+):
+    now = [1000.0]
+    monkeypatch.setattr(aifi.time, "monotonic", lambda: now[0])
+    fake.fill(5)
+    fake.refuses, fake.status_of_refusal = {"includeContest"}, status
+    for _ in range(2):
+        assert len(next(reader.walk()).orders) == 5
+    assert sent(fake, "includeContest") == [True, False, False]
+    now[0] += HOUR
+    next(reader.walk())
+    assert sent(fake, "includeContest")[3:] == [True, False]
+
+
+def test_a_list_of_changes_that_is_refused_is_not_blamed_on_contests(fake, reader):
+    fake.fill(5)
+    fake.refuses = {"minUpdatedAt"}
+    next(reader.walk())
+    with pytest.raises(AifiRefused):
+        next(reader.walk(minUpdatedAt=ago(DAY)))
+    next(reader.walk())
+    assert sent(fake, "includeContest") == [True, True, True]
+
+
+@pytest.mark.parametrize("count", [0, 1, 200, 450])
+def test_all_contests_since_a_time_are_read(fake, reader, count):
+    fake.lacks = set()
+    fake.contests = {row: {"orderId": str(row), "updatedAt": ago(60 + row)} for row in range(count)}
+    found = reader.list_contests(ago(DAY), Pace())
+    assert [contest["orderId"] for contest in found] == [str(row) for row in range(count)]
+
+
+def test_a_list_of_contests_that_does_not_keep_to_times_is_as_good_as_none(fake, reader):
+    fake.lacks, fake.ignores = set(), {"minUpdatedAt"}
+    fake.contests[1] = {"orderId": "1", "updatedAt": ago(9 * DAY)}
+    with pytest.raises(AifiRefused):
+        reader.list_contests(ago(DAY), Pace())
+
+
+def test_stores_are_read_page_by_page_from_cursor_to_cursor(api, client):
+    pages = [([{"id": "1"}], {"after": "a"}), ([{"id": "2"}], {"after": None})]
+    for (stores, pagination), after in zip(pages, ({}, {"after": "a"}), strict=True):
+        api.get(
+            f"{BASE_URL}/stores",
+            match=[query_param_matcher({"count": "200", **after})],
+            json={"stores": stores, "pagination": pagination},
+        )
+    assert client.list_stores() == [{"id": "1"}, {"id": "2"}]
+
+
+def test_a_cursor_that_leads_nowhere_ends_the_list_of_stores(api, client):
+    api.get(f"{BASE_URL}/stores", json={"stores": [{"id": "1"}], "pagination": {"after": "a"}})
+    assert client.list_stores() == [{"id": "1"}] * 2
+
+
+@pytest.mark.parametrize("body", [{}, [], {"stores": {}}, {"stores": None}], ids=repr)
+def test_an_answer_without_stores_makes_aifi_unavailable(api, client, body):
+    api.get(f"{BASE_URL}/stores", json=body)
+    with pytest.raises(AifiUnavailable):
+        client.list_stores()

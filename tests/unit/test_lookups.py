@@ -6,6 +6,7 @@ from aifi import AifiUnreadable
 from errors import Cause
 from tests.support import ago
 from tests.unit.fake_aifi import raw
+from times import HOUR, MINUTE
 from transport import AifiRefused, AifiUnavailable
 
 BOTH = ("session_lower", "external_lower")
@@ -89,3 +90,104 @@ def test_a_token_that_lacks_customers_is_told_with_its_cause(world, fake, status
     with pytest.raises(AifiRefused):
         world.look_ups.look_up_customer("11")
     assert str(status) in world.store.notes()[Cause.AIFI_CUSTOMERS_REFUSED].text
+
+
+# --- contests, which an old deployment may lack
+
+CONTEST = {
+    "orderId": "7",
+    "status": "reviewed",
+    "message": "I put it back",
+    "updatedAt": ago(60),
+    "originalTotalPrice": "7.20",
+    "contestedTotalPrice": "4.30",
+    "reviewedTotalPrice": "5.00",
+    "items": [{"name": "Tea", "originalQuantity": 2, "contestedQuantity": 2, "reviewedQuantity": 1}],
+}
+
+
+@pytest.fixture
+def disputed(fake):
+    """Return an AiFi that has contests, and an order whose dispute was settled."""
+    fake.lacks = set()
+    fake.add(raw(7, ago(600), status="reviewed", version=2, totalPrice="5.00"))
+    fake.contests[7] = CONTEST
+    return fake
+
+
+def paths(fake) -> list[str]:
+    return [path for path, _ in fake.asked]
+
+
+def test_a_disputed_order_is_looked_up_with_its_contest(world, disputed):
+    assert world.mirror.order("7").body()["contest"] == {
+        "status": "reviewed",
+        "message": "I put it back",
+        "original_amount": 7.2,
+        "contested_amount": 4.3,
+        "reviewed_amount": 5.0,
+        "items": [{"name": "Tea", "original_quantity": 2, "contested_quantity": 2, "reviewed_quantity": 1}],
+    }
+    assert paths(disputed) == ["/orders/7", "/contests/7"]
+
+
+def test_an_order_that_nobody_disputed_is_looked_up_alone(world, fake):
+    fake.lacks = set()
+    fake.add(raw(7, ago(600)))
+    world.mirror.order("7")
+    assert paths(fake) == ["/orders/7"]
+
+
+def test_a_settled_order_whose_contest_is_known_is_served_from_the_mirror(world, disputed):
+    world.refresh()
+    world.mirror.order("7")
+    disputed.forget()
+    assert world.mirror.order("7").contest["items"]
+    assert paths(disputed) == []
+
+
+@pytest.mark.parametrize("lacking", [403, 404, 400])
+def test_an_aifi_without_contests_is_asked_for_one_once_an_hour(world, disputed, lacking):
+    def refuse(path, params) -> None:
+        if path.startswith("/contests"):
+            raise AifiRefused("no", lacking)
+
+    disputed.before = refuse
+    world.refresh()
+    for _ in range(3):
+        assert "contest" not in world.mirror.order("7").body()
+    assert paths(disputed).count("/contests/7") == 1
+    world.clock.move(HOUR)
+    world.mirror.order("7")
+    assert paths(disputed).count("/contests/7") == 2
+
+
+def test_an_aifi_that_knows_no_contest_of_one_order_is_asked_for_others(world, disputed):
+    disputed.add(raw(8, ago(500), status="reviewed", version=2))
+    world.mirror.order("7")
+    assert "contest" not in world.mirror.order("8").body()
+    disputed.contests[8] = {**CONTEST, "orderId": "8"}
+    assert world.mirror.order("8").contest["items"]
+
+
+def test_contests_that_fail_do_not_keep_an_order_back_and_are_tried_again_after_a_minute(world, disputed):
+    def fail(path, params) -> None:
+        if path.startswith("/contests"):
+            raise AifiUnavailable("AiFi answers 503")
+
+    disputed.before = fail
+    assert world.mirror.order("7").status == "reviewed"
+    disputed.before = lambda path, params: None
+    assert "contest" not in world.mirror.order("7").body()
+    world.clock.move(MINUTE)
+    assert world.mirror.order("7").contest["items"]
+
+
+def test_looking_at_a_contest_moves_no_order(world, disputed):
+    world.refresh()
+    before = world.poll()
+    world.mirror.order("7")
+    disputed.contests[7] = {**CONTEST, "message": "I put it back!", "items": []}
+    world.clock.move(HOUR)
+    world.mirror.order("7")
+    assert world.poll() == before

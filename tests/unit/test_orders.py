@@ -515,7 +515,6 @@ def test_details_of_an_earlier_state_are_not_those_of_a_new_one(source):
         {"customer_id": "12"},
         {"version": 2},
         {"refunded": True},
-        {"contest": {"status": "open"}},
         {"line_items": [{"name": "Tea", "quantity": 1}]},
         {"line_items": []},
     ],
@@ -712,8 +711,66 @@ def test_an_answer_lacks_what_aifi_does_not_have():
         "status": "paid",
         "total_amount": 2.15,
         "customer_id": "11",
+        "contested": False,
+        "reviewed": False,
+        "refunded": None,
         "canceled_at": None,
     }
+
+
+@pytest.mark.parametrize(
+    ("status", "version", "contested", "reviewed"),
+    [
+        ("paid", 1, False, False),
+        ("paid", None, False, False),
+        ("contested", 2, True, False),
+        ("contested", None, True, False),
+        ("reviewed", None, False, True),
+        ("paid", 2, False, True),
+        ("", None, False, False),
+    ],
+)
+def test_the_flags_of_a_dispute_are_always_there(status, version, contested, reviewed):
+    body = taken(look(status=status, version=version)).body()
+    assert (body["contested"], body["reviewed"]) == (contested, reviewed)
+
+
+CONTEST = {"status": "contested", "message": "no", "original_amount": 7.2, "contested_amount": 4.3}
+
+
+@pytest.mark.parametrize(
+    ("changes", "amount"),
+    [
+        ({}, None),
+        ({"reviewed_amount": 5.1}, None),
+        ({"status": "reviewed"}, None),
+        ({"status": "reviewed", "reviewed_amount": 5.1}, 2.1),
+        ({"status": "reviewed", "reviewed_amount": 7.2}, 0.0),
+    ],
+)
+def test_the_refunded_amount_is_what_a_review_took_off(changes, amount):
+    assert taken(look(contest={**CONTEST, **changes})).body().get("refunded_amount") == amount
+
+
+@pytest.mark.parametrize(
+    ("changes", "news"),
+    [
+        ({"status": "reviewed"}, True),
+        ({"contested_amount": 3.0}, True),
+        ({"message": "still no"}, False),
+        ({"items": [{"name": "Tea"}]}, False),
+    ],
+)
+def test_a_contest_that_moves_on_is_news_the_shoppers_words_are_not(changes, news):
+    row, outcome = take(taken(look(contest=CONTEST)), look(at=ago(10), contest={**CONTEST, **changes}))
+    assert outcome is (CHANGED if news else SAME)
+    assert row.contest == {**CONTEST, **changes}
+
+
+def test_items_of_an_earlier_state_of_a_contest_are_not_kept_beside_a_new_one():
+    row = taken(look(source=DETAIL, contest={**CONTEST, "items": [{"name": "Tea"}]}))
+    row, _ = take(row, look(at=ago(10), contest={**CONTEST, "status": "reviewed"}))
+    assert "items" not in row.contest
 
 
 @pytest.mark.parametrize("anchor", [Anchor(NOW, "7"), Anchor(NOW, ""), Anchor(NOW, "a b"), Anchor("", "7")], ids=str)

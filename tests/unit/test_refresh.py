@@ -767,3 +767,77 @@ def test_whatever_happens_between_refreshes_is_seen_at_the_next(world, fake, see
             if order["draftCreatedAt"] >= world.marks.horizon and world.status(order_id) != order["status"]
         }
         assert missed == set()
+
+
+# --- contests by time, where orders are not listed by it
+
+
+def open_contest(fake, order_id: int, clock, status: str = "contested", **fields) -> None:
+    fake.change(order_id, status=status, version=2)
+    order = {name: value for name, value in fake.orders[order_id].items() if name != "lineItems"}
+    fake.contests[order_id] = {
+        "orderId": str(order_id),
+        "status": status,
+        "updatedAt": utc_text(clock()),
+        "order": order,
+        **fields,
+    }
+
+
+@pytest.fixture
+def contests(world, fake):
+    """A mirror of 450 orders of an AiFi that has contests by time, but not orders."""
+    fake.lacks, fake.refuses = set(), {"minUpdatedAt"}
+    fake.fill(450)
+    world.refresh()
+    list(world.history.backfill(ago(30 * DAY)))
+    world.refresh()
+    world.refresh()
+    return world
+
+
+def test_one_request_in_place_of_two_tells_that_there_is_no_contest(contests, fake):
+    contests.refresh()
+    assert [path for path, _ in fake.asked][:2] == ["/orders", "/contests"]
+    assert all("status" not in params for params in fake.lists())
+
+
+@pytest.mark.parametrize("status", ["contested", "reviewed"])
+def test_an_old_order_that_is_contested_or_reviewed_is_at_the_head_at_the_next_refresh(contests, fake, status):
+    contests.poll()
+    contests.clock.move(40)
+    open_contest(fake, 3, contests.clock, status, message="no")
+    contests.refresh()
+    head = contests.poll()[0]
+    assert (head["id"], head["status"], head[status]) == ("3", status, True)
+    assert contests.store.get_order("3").contest["message"] == "no"
+
+
+@pytest.mark.parametrize("order", [None, {}, {"id": 3, "status": "paid"}, {"id": 4}], ids=repr)
+def test_an_order_that_does_not_come_with_its_contest_is_looked_up(contests, fake, order):
+    contests.clock.move(40)
+    open_contest(fake, 3, contests.clock, order=order)
+    contests.refresh()
+    assert contests.status(3) == "contested"
+
+
+def test_an_order_whose_shopper_may_have_another_role_is_not_taken_in(start_world, fake):
+    world = start_world(roles=("customer",))
+    fake.lacks, fake.refuses = set(), {"minUpdatedAt"}
+    fake.fill(5)
+    for _ in range(3):
+        world.refresh()
+    fake.add(raw(99, ago(9 * DAY)))
+    world.clock.move(40)
+    open_contest(fake, 99, world.clock)
+    world.refresh()
+    assert 99 not in world.ids()
+
+
+def test_contests_that_are_not_listed_by_time_leave_the_two_lists_by_status(contests, fake):
+    fake.contests[3] = {"orderId": "3", "updatedAt": ago(90 * DAY)}
+    fake.ignores = {"minUpdatedAt"}
+    contests.refresh()
+    contests.refresh()
+    assert [params.get("status") for params in fake.lists() if "status" in params] == ["contested", "reviewed"]
+    assert "/contests" not in [path for path, _ in fake.asked]

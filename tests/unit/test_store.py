@@ -325,6 +325,9 @@ def test_the_list_shows_the_summary_and_the_look_up_all(store):
         "total_amount": 2.15,
         "currency": "SEK",
         "customer_id": "11",
+        "contested": False,
+        "reviewed": False,
+        "refunded": None,
     }
     assert [json.loads(text) for text in page(store).summaries] == [summary]
     assert store.get_order("1").body() == {

@@ -161,3 +161,38 @@ def test_a_refresh_of_a_small_mirror_costs_one_page_more(world, fake):
     world.refresh()
     minutes(world, 3)
     assert minutes(world, 30) <= 30 + 3
+
+
+# --- stores
+
+
+def test_stores_are_read_once_a_day(world, fake):
+    fake.lacks, fake.stores = set(), [{"id": "1", "displayableName": "Corner shop"}]
+    fake.fill(5)
+    for _ in range(3):
+        world.refresh()
+        world.upkeep.run()
+    assert world.store.get_store("1") == {"id": "1", "name": "Corner shop"}
+    world.clock.move(DAY)
+    fake.stores = [{"id": "2", "name": "other"}]
+    world.upkeep.run()
+    assert (world.store.get_store("1"), world.store.get_store("2")) == (None, {"id": "2", "name": "other"})
+
+
+@pytest.mark.parametrize("status", [403, 404, 400])
+def test_an_aifi_without_stores_is_asked_for_them_once_an_hour(world, fake, status):
+    asked = []
+
+    def refuse(path, params) -> None:
+        if path == "/stores":
+            asked.append(path)
+            raise AifiRefused("no", status)
+
+    fake.before = refuse
+    fake.fill(5)
+    for _ in range(3):
+        world.upkeep.run()
+    assert len(asked) == 1
+    world.clock.move(HOUR)
+    world.upkeep.run()
+    assert len(asked) == 2
