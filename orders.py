@@ -359,8 +359,9 @@ def _merge(row: Order | None, snapshot: Snapshot, now: str, extent: Extent) -> O
 def _merge_fields(row: Order, snapshot: Snapshot, news: bool) -> dict[str, Any]:
     """Return both looks in one: the snapshot's word counts, but must not blur better detail of the same state."""
     known = dict(row.order)
-    if (snapshot.order.get("status", row.status) or "") != row.status and isinstance(known.get("payment"), dict):
-        known["payment"] = {key: value for key, value in known["payment"].items() if key != "status"}
+    if (snapshot.order.get("status", row.status) or "") != row.status:  # what was told of the earlier state goes
+        known["payment"] = {key: value for key, value in (known.get("payment") or {}).items() if key != "status"}
+        known.pop("contest", None)
     merged = {**known, **snapshot.order}
     for key, value in snapshot.order.items():
         if isinstance(value, dict) and isinstance(known.get(key), dict) and not (key == "contest" and news):

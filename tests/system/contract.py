@@ -20,8 +20,11 @@ def _is_utc(value: Any) -> bool:
 
 @cache
 def document() -> dict[str, Any]:
-    """Return `openapi.yaml`, with OpenAPI's `nullable` put into JSON Schema's words."""
-    return _without_nullable(yaml.safe_load((PROJECT / "openapi.yaml").read_text()))
+    """Return `openapi.yaml`, with OpenAPI's `nullable` put into JSON Schema's words.
+
+    Clients must bear further fields; the bridge itself must not answer one that is not described.
+    """
+    return _strict(yaml.safe_load((PROJECT / "openapi.yaml").read_text()))
 
 
 def check(response: requests.Response, path: str, method: str = "get") -> Any:
@@ -29,7 +32,7 @@ def check(response: requests.Response, path: str, method: str = "get") -> Any:
 
     :param path: as it stands in the document, such as `/v1/orders/{orderId}`
     """
-    answers = document()["paths"][path][method]["responses"]
+    answers = document()["paths"][path.removeprefix("/v1")][method]["responses"]
     where = f"{method.upper()} {path} answers {response.status_code}"
     assert str(response.status_code) in answers, f"{where}, which is not documented: {response.text[:500]}"
     answer = _resolve(answers[str(response.status_code)])
@@ -60,10 +63,12 @@ def _resolve(node: dict[str, Any]) -> dict[str, Any]:
     return target if "$ref" in node else node
 
 
-def _without_nullable(node: Any) -> Any:
+def _strict(node: Any) -> Any:
     if isinstance(node, list):
-        return [_without_nullable(part) for part in node]
+        return [_strict(part) for part in node]
     if not isinstance(node, dict):
         return node
-    changed = {key: _without_nullable(value) for key, value in node.items() if key != "nullable"}
+    changed = {key: _strict(value) for key, value in node.items() if key != "nullable"}
+    if node.get("type") == "object" and "properties" in node:
+        changed["additionalProperties"] = False
     return {**changed, "type": [node["type"], "null"]} if node.get("nullable") is True else changed

@@ -26,6 +26,9 @@ GOOD_SUMMARY = {
     "display_id": "R-7",
     "created_at": "2025-11-01T00:00:00.000Z",
     "total_amount": 2.15,
+    "contested": False,
+    "reviewed": False,
+    "refunded": None,
 }
 
 
@@ -71,7 +74,9 @@ def test_the_contract_knows_what_may_be_null():
         check(response_of({**full, "canceled_at": ""}), ORDER)
 
 
-@pytest.mark.parametrize("name", ["id", "updated_at", "display_id", "created_at", "total_amount"])
+@pytest.mark.parametrize(
+    "name", ["id", "updated_at", "display_id", "created_at", "total_amount", "contested", "reviewed", "refunded"]
+)
 def test_the_contract_notices_what_is_missing(name):
     summary = {key: value for key, value in GOOD_SUMMARY.items() if key != name}
     with pytest.raises(AssertionError):

@@ -53,7 +53,10 @@ def test_an_order_says_what_aifi_says(sandbox, start_bridge):
         "customer_id": str(known["customerId"]),
         "store_id": "2",
         "version": 1,
+        "contested": False,
+        "reviewed": False,
         "refunded": False,
+        "external_status": "ok",
         "payment": {"status": "success", "transaction_ids": [f"tx_{order_id}"]},
         "session": {
             "id": known["sessionId"],

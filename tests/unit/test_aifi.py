@@ -14,7 +14,7 @@ from tests.support import NOW, STATIC, ago
 from tests.unit.conftest import BASE_URL, ORDERS_URL
 from tests.unit.fake_aifi import FakeAifi, FakeClient, fail_after, raw
 from times import DAY, HOUR, MINUTE
-from transport import AifiRefused, AifiUnavailable, Token
+from transport import AifiRefused, AifiUnavailable, Pace, Token
 
 pytestmark = pytest.mark.usefixtures("steady_pace")
 ORDERED = {"includeProducts": "true", "pageSize": "200", "orderBy": "draftCreatedAt", "direction": "desc"}

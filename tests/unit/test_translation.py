@@ -15,12 +15,15 @@ from translation import (
     is_aifi_id,
     parse_json,
     parse_time,
+    read_contest,
+    read_contested,
     read_customer,
     read_drafted_at,
     read_external_id,
     read_order,
     read_order_id,
     read_session_id,
+    read_store,
     read_updated_at,
     read_webhook,
 )
@@ -173,6 +176,16 @@ def nested(depth: int) -> Any:
             "version": ({"version": 2}, {"version": 2}),
             "paid_at": ({"paidAt": UPDATED}, {"paid_at": UPDATED}),
             "completed_at": ({"completedAt": UPDATED}, {"completed_at": UPDATED}),
+            "external_status": ({"externalStatus": "ok"}, {"external_status": "ok"}),
+            "contest": (
+                {"contest": {"status": "contested", "message": "no", "contestedTotalPrice": "1.10", "id": 5}},
+                {"contest": {"status": "contested", "message": "no", "contested_amount": 1.1}},
+            ),
+            "contest null": ({"contest": None}, {}),
+            "contest of nothing": ({"contest": {}}, {}),
+            "contest of a wrong type": ({"contest": ["contested"]}, {}),
+            "currencyCode": ({"currencyCode": "NOK"}, {"currency": "NOK"}),
+            "currency goes before currencyCode": ({"currency": "SEK", "currencyCode": "NOK"}, {"currency": "SEK"}),
             "currency where AiFi sends one": ({"currency": "SEK"}, {"currency": "SEK"}),
             "session inside": (
                 {
@@ -443,6 +456,19 @@ TEA = {"name": "Tea", "barcode": "4006", "sku": "T-1", "quantity": 2, "unit_pric
                 {"lineItems": [{"status": "REMOVED", "quantity": 0}]},
                 [{"status": "REMOVED", "quantity": 0}],
             ),
+            "totals": (
+                {"lineItems": [{"totalPrice": "2.20", "totalTax": "0.14"}]},
+                [{"total_amount": 2.2, "tax_amount": 0.14}],
+            ),
+            "tax rates": (
+                {
+                    "lineItems": [
+                        {"taxRates": [{"name": "VAT 7 %", "rate": "0.07", "amount": "0.14", "id": 3}, {}, None]}
+                    ]
+                },
+                [{"tax_rates": [{"name": "VAT 7 %", "rate": 0.07, "amount": 0.14}]}],
+            ),
+            "tax rates of a wrong type": ({"lineItems": [{"taxRates": "7 %"}, {"taxRates": [7]}]}, [{}, {}]),
             "a barcode that is a number": ({"lineItems": [{"barcode": 4006}]}, [{"barcode": "4006"}]),
             "a flag that is no truth value": ({"lineItems": [{"isExternallyAdded": "yes"}]}, [{}]),
             "malformed everywhere": (
@@ -699,6 +725,84 @@ def test_a_malformed_customer_webhook_is_refused(body):
         read_webhook({**body, "timeOfIssue": UPDATED}, NOW)
 
 
+# --- contests and stores
+
+
+def test_a_contest_in_full_reads_as_aides():
+    item = {"name": "Tea", "originalQuantity": 2, "contestedQuantity": "1", "reviewedQuantity": None, "productId": 3}
+    contest = {"originalTotalPrice": "7.20", "reviewedTotalPrice": None, "items": [item, None]}
+    items = [{"name": "Tea", "original_quantity": 2, "contested_quantity": 1}]
+    assert read_contest(contest) == {"original_amount": 7.2, "items": items}
+
+
+def test_the_name_of_a_disputed_product_may_stand_in_its_snapshot():
+    assert read_contest({"items": [{"productSnapshot": {"name": "Tea"}}]}) == {"items": [{"name": "Tea"}]}
+
+
+@pytest.mark.parametrize("value", [None, [], "contested", 7, {}, {"items": None}, {"status": 7.5}], ids=repr)
+def test_what_is_no_contest_tells_nothing(value):
+    assert read_contest(value) == {}
+
+
+CONTESTED = {"id": 7, "status": "contested", "draftCreatedAt": DRAFTED, "totalPrice": "2.15"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "comes"),
+    [
+        ({}, True),
+        ({"order": None}, False),
+        ({"order": {**CONTESTED, "status": "paid"}}, False),
+        ({"order": {**CONTESTED, "id": 8}}, False),
+        ({"order": {**CONTESTED, "totalPrice": None}}, False),
+    ],
+)
+def test_an_order_comes_with_its_contest_if_it_is_of_its_state(changes, comes):
+    contest = {"orderId": "7", "status": "contested", "message": "no", "order": CONTESTED, **changes}
+    order_id, status, order = read_contested(contest)
+    assert (order_id, status, order is not None) == ("7", "contested", comes)
+    assert order is None or order["contest"]["message"] == "no"
+
+
+@pytest.mark.parametrize("value", [None, 7, [], {}, {"orderId": "x", "order": 7}], ids=repr)
+def test_what_is_no_contest_names_no_order(value):
+    assert read_contested(value)[::2] == (None, None)
+
+
+def test_a_store_reads_as_aides():
+    store = {
+        "id": "12",
+        "name": "de-ber-12",
+        "displayableName": "Alexanderplatz",
+        "addressCity": "Berlin",
+        "addressRegion": "Berlin",
+        "addressCountry": "DE",
+        "addressPostalCode": 10178,
+        "status": "OPEN",
+    }
+    assert read_store(store) == {
+        "id": "12",
+        "name": "Alexanderplatz",
+        "city": "Berlin",
+        "region": "Berlin",
+        "country": "DE",
+        "postal_code": "10178",
+    }
+
+
+@pytest.mark.parametrize("displayed", [None, "", " ", {}])
+def test_a_store_without_a_name_for_shoppers_has_its_own(displayed):
+    assert read_store({"id": 12, "name": "de-ber-12", "displayableName": displayed}) == {
+        "id": "12",
+        "name": "de-ber-12",
+    }
+
+
+@pytest.mark.parametrize("value", [None, [], "12", {}, {"id": None}, {"id": {}}], ids=repr)
+def test_what_is_no_store_reads_as_none(value):
+    assert read_store(value) is None
+
+
 # --- customers
 
 
@@ -719,6 +823,8 @@ def test_a_malformed_customer_webhook_is_refused(body):
             "phoneNumber": ({"phone": None, "phoneNumber": "+47"}, {"phone": "+47"}),
             "externalId": ({"externalId": "L-4"}, {"external_id": "L-4"}),
             "role": ({"role": "untracked"}, {"role": "untracked"}),
+            "address": ({"address": "Main St 1"}, {"billing_address": {"address1": "Main St 1"}}),
+            "address that is no text": ({"address": {"street": "Main St"}}, {}),
             "unknown": ({"metadata": {"tier": "gold"}, "novelty": 1}, {}),
             "malformed": ({"firstName": {}, "email": ["a@b.se"], "phone": True, "role": 1.5}, {}),
         }
