@@ -59,7 +59,15 @@ class Shop:
         self.orders: list[dict[str, Any]] = []
         self.customers: dict[str, dict[str, Any]] = {}
         self.down = False
-        for path, answer in (("orders", self._list), (r"orders/\d+", self._order), (r"customers/\d+", self._customer)):
+        self.stores: list[dict[str, Any]] = []
+        answers = {
+            "orders": self._list,
+            r"orders/\d+": self._order,
+            r"customers/\d+": self._customer,
+            "stores": lambda _: self._answer({"stores": self.stores}),
+            "contests(/.*)?": lambda _: self._answer(None),
+        }
+        for path, answer in answers.items():
             api.add_callback("GET", re.compile(rf"{re.escape(AIFI)}/{path}(\?.*)?$"), answer)
 
     def add_order(self, order_id: int, age_seconds: float) -> None:
@@ -278,6 +286,26 @@ def test_an_unknown_route_has_a_code_of_its_own(client, path):
 def test_the_description_of_the_interface_is_open_to_all(client, path):
     response = client.get(path)
     assert (response.status_code, response.data) == (200, (PROJECT / "openapi.yaml").read_bytes())
+
+
+def test_an_order_is_answered_with_its_store_once_aifi_has_told_of_stores(client, shop):
+    shop.stores = [{"id": "3", "displayableName": "Corner shop"}]
+    shop.add_order(1001, 60)
+    shop.orders[0]["storeId"] = 3
+    listed(client)
+    join_tasks()
+    order = client.get("/v1/orders/1001", headers=AS_AIDE).json
+    assert (order["store_id"], order["store"]) == ("3", {"id": "3", "name": "Corner shop"})
+
+
+def test_an_order_of_a_store_that_aifi_did_not_tell_of_has_its_id_alone(client, shop):
+    shop.add_order(1001, 60)
+    shop.orders[0]["storeId"] = 3
+    listed(client)
+    join_tasks()
+    order = client.get("/v1/orders/1001", headers=AS_AIDE).json
+    assert order["store_id"] == "3"
+    assert "store" not in order
 
 
 # --- paths
@@ -1048,9 +1076,9 @@ def test_the_page_shows_its_secrets_only_when_asked(client):
 
 
 @pytest.mark.parametrize("path", [LATEST, "/v1/orders/1001", "/v1/customers/11"])
-def test_while_aifi_is_down_and_nothing_known_the_answer_is_a_503(client, shop, path):
+def test_while_aifi_is_down_and_nothing_known_the_answer_is_a_503(start, shop, path):
     shop.down = True
-    response = client.get(path, headers=AS_AIDE)
+    response = start(REFRESH_WAIT_SECONDS="0.1").get(path, headers=AS_AIDE)
     assert error(response, 503)["code"] == "aifi_unavailable"
     assert int(response.headers["Retry-After"]) > 0
 
