@@ -12,6 +12,7 @@ from database import Database
 from diagnosis import REMEDIES, Notes, Overview, Services, diagnose, find_remedy, look_over
 from errors import Cause
 from store import Store, layout
+from tests.support import ago
 from times import DAY, HOUR, MINUTE
 
 ENOUGH = {"AIDE_API_KEY": "aide-key", "AIFI_ACCESS_TOKEN": "aifi-token", "AIFI_WEBHOOK_SECRET": "hook"}
@@ -409,3 +410,24 @@ def test_the_overview_tells_how_far_the_comparison_with_aifi_is(bench):
     fact = dict(bench.overview().facts)["Compared with AiFi"]
     assert fact.startswith("the last 3 days wholly 0 s ago, now at 2026-")
     assert fact.endswith("all not wholly yet. 2 orders were found late so far")
+
+
+def test_the_overview_says_what_this_aifi_offers(bench):
+    bench.refreshed()
+    fact = dict(bench.overview().facts)["AiFi offers"]
+    assert "contests: not asked yet" in fact
+    bench.store.put_note("aifi_offers_contests", "no (403)")
+    bench.store.put_note("aifi_offers_stores", "yes")
+    fact = dict(bench.overview().facts)["AiFi offers"]
+    assert "contests: no (403)" in fact
+    assert "stores: yes" in fact
+
+
+@pytest.mark.parametrize(
+    ("marks", "word"),
+    [({"changed_at": ago(60)}, "yes"), ({"unfiltered_at": ago(60)}, "no")],
+    ids=["knows", "does not know"],
+)
+def test_the_overview_says_whether_aifi_lists_orders_by_time_of_update(bench, marks, word):
+    bench.refreshed(**marks)
+    assert f"orders by time of update: {word}" in dict(bench.overview().facts)["AiFi offers"]
