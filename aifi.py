@@ -4,6 +4,7 @@ Sources: [G] AiFi's guide "Data Integration: Orders & Webhooks", [R] AiFi's publ
 older deployment may lack: it is used where it works, and done without where it does not.
 """
 
+import functools
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -51,24 +52,28 @@ WIDENING_SECONDS = HOUR  # how long what worked is remembered
 class ListPage:
     """A page of a list, newest draft first.
 
-    `orders` are raw, and may repeat some of the page before; `anchors` are the places of its last orders, the last
-    first: where the next page must go on. `ended`: there is nothing below. `full`: the server may have cut it off.
+    `orders` are raw, and may repeat some of the page before. `ended`: there is nothing below. `full`: the server may
+    have cut it off.
     """
 
     orders: list[Any]
-    anchors: tuple[Anchor, ...]
     ended: bool
     full: bool
 
-    @property
+    @functools.cached_property
     def places(self) -> list[Anchor]:
-        """The places of all its orders that have a draft time."""
-        return _anchors_of(self.orders)
+        """The places of all its orders that have a draft time, the oldest first."""
+        return sorted(_anchors_of(self.orders))
+
+    @property
+    def anchors(self) -> list[Anchor]:
+        """The places of its last orders, the last first: where the next page must go on."""
+        return self.places[:ANCHORS]
 
     @property
     def newest(self) -> Anchor | None:
         """The place of its newest order."""
-        return max(self.places, default=None)
+        return self.places[-1] if self.places else None
 
     def shows(self, *anchors: Anchor) -> bool:
         """Return whether one of these orders is on the page."""
@@ -252,7 +257,7 @@ class Client(Transport):
     def _pages(
         self, after: Sequence[Anchor], widening: float, pace: Pace, filters: Mapping[str, Any]
     ) -> Iterator[ListPage]:
-        anchors, number = tuple(after), 0
+        anchors, number = list(after), 0
         while True:
             if anchors:
                 page = self.read_below(anchors, pace, **filters)
@@ -314,8 +319,7 @@ class Client(Transport):
         raise AifiUnavailable("AiFi's list of orders has too many of one and the same time")
 
     def _list_page(self, orders: list[Any], ended: bool) -> ListPage:
-        places = sorted(_anchors_of(orders))
-        return ListPage(orders, tuple(places[:ANCHORS]), ended, full=len(orders) >= self._most_rows)
+        return ListPage(orders, ended, full=len(orders) >= self._most_rows)
 
     def _page(self, pace: Pace, filters: Mapping[str, Any], number: int = 0) -> list[Any]:
         """Return one page of raw orders. The first is asked for without a number: it is the default [R].

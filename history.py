@@ -94,7 +94,7 @@ class History:
     def _read_span(self, above: list[Anchor], high: str, low: str, stopped: threading.Event) -> "_Span":
         """Read the orders drafted from `high` down to `low`, and at least one more."""
         span = _Span(high)
-        bounds: dict[str, Any] = {} if above else {"maxDraftCreatedAt": shift(high, 0.001)}
+        bounds: dict[str, Any] = {} if above else {"maxDraftCreatedAt": high}
         for page in self._client.walk(above, pace=Pace(BACKFILL_INTERVAL), **bounds):
             self._intake.store_page(page, HISTORY)
             span.add(page, low)

@@ -248,7 +248,7 @@ class Refresh:
                 orders.append(order)
             elif known is None or known.status != status:
                 others.append(order_id)
-        self._intake.store_page(ListPage(orders, (), ended=True, full=False), LIST, tally)
+        self._intake.store_page(ListPage(orders, ended=True, full=False), LIST, tally)
         with contextlib.suppress(AifiUnavailable):  # what is left is found by the sweep
             for order_id in others[:LOOKUPS]:
                 with contextlib.suppress(AifiRefused, AifiUnreadable):

@@ -10,17 +10,18 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from orders import LIST, LISTS, WEBHOOK, Snapshot
 
 MAX_ORDER_BYTES, FEW_LINES = 64 * 1024, 10  # so few lines of MAX_TEXT a field are never as large
-ISO_TIME = (
+AIFI_ID = re.compile(r"0|[1-9][0-9]{0,17}")
+ISO_TIME = re.compile(
     r"([12]\d{3}-\d\d-\d\d)[Tt ](\d\d:\d\d)(?:(:\d\d)(?:[.,](\d{1,9}))?)?\s*"
-    r"([Zz]|[+-](?:[01]\d|2[0-3])(?::?[0-5]\d)?)?"
+    r"([Zz]|[+-](?:[01]\d|2[0-3])(?::?[0-5]\d)?)?",
+    re.ASCII,
 )
-DECIMAL = r"\s*[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?\s*"
+DECIMAL = re.compile(r"\s*[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?\s*", re.ASCII)
 MAX_TEXT = 500
 PRICES = ("totalPrice", "totalTax", "subtotalPrice")
 CHECKOUT_STATUSES = ("draft", "completed", "reviewed")
@@ -77,7 +78,7 @@ Webhook = CheckoutWebhook | CustomerWebhook | OtherWebhook
 
 def is_aifi_id(text: str) -> bool:
     """Return whether this can be the id of an order or customer of AiFi: an integer [R]."""
-    return re.fullmatch(r"0|[1-9][0-9]{0,17}", text) is not None
+    return AIFI_ID.fullmatch(text) is not None
 
 
 def read_order(data: Any, source: str, currency: str = "") -> Snapshot:
@@ -268,7 +269,7 @@ def parse_time(text: str) -> str:
 
     :raises ValueError: it is none, or of no year that a shop can have had (year 1 stands for "no time" in places)
     """
-    match = re.fullmatch(ISO_TIME, text, re.ASCII)
+    match = ISO_TIME.fullmatch(text)
     if match is None:
         raise ValueError(f"not an ISO 8601 time: {text[:40]!r}")
     date, clock, seconds, fraction, zone = match.groups()
@@ -431,12 +432,12 @@ def _object(value: Any) -> dict[str, Any]:
 
 def _text(value: Any) -> str | None:
     """Return text or an integer as text; half of a surrogate pair, which no UTF-8 can carry, becomes `?`."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value) if abs(value) < 10**18 else None
-    if not isinstance(value, str) or not value.strip():
-        return None
-    text = value.strip()[:MAX_TEXT]
-    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+    if isinstance(value, str):
+        text = value.strip()[:MAX_TEXT]
+        return (text if text.isascii() else text.encode("utf-8", "replace").decode()) or None
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**18:
+        return str(value)
+    return None
 
 
 def _is_integer(value: Any) -> bool:
@@ -466,14 +467,15 @@ def _integer(value: Any) -> int | None:
 
 
 def _number(value: Any) -> float | None:
-    """Return a finite number, from AiFi's decimal strings by way of Decimal."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return None
-    if isinstance(value, str) and not re.fullmatch(DECIMAL, value, re.ASCII):  # Decimal reads `1_000` too
+    """Return a finite number: of AiFi's decimal text the nearest that there is."""
+    if isinstance(value, str):
+        if not DECIMAL.fullmatch(value):  # `float` reads `1_000` and `inf` too
+            return None
+    elif isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
-        number = float(Decimal(str(value)))
-    except (InvalidOperation, OverflowError, ValueError):
+        number = float(value)
+    except OverflowError:
         return None
     return number if math.isfinite(number) else None
 

@@ -3,7 +3,6 @@
 Times are seconds since 1970, in whole milliseconds; money is in cents.
 """
 
-import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -95,6 +94,7 @@ class Model:
     lag: float = 0.0
     offset: float = 0.0
     lists_sessions: bool = True
+    has_contests: bool = False
     page_size: int = 5
     unit: float = 0.001
     zone_hours: int = 0
@@ -131,12 +131,19 @@ class Model:
         if path == "/orders":
             return {"data": self._list(params)}
         kind, _, text = path.lstrip("/").partition("/")
-        if kind != "orders" or not 1 <= int(text) <= len(self.orders):
+        if kind == "contests" and self.has_contests and not text:
+            return {"contestedOrders": self._list_contests(params)}
+        if kind not in ("orders", "contests") or not text or not 1 <= int(text) <= len(self.orders):
             raise transport.AifiRefused("no such thing", 404)
         order = self.orders[int(text) - 1]
         if order.deleted or order.seen(self.clock.now) < 0:
             raise transport.AifiRefused("no such thing", 404)
-        return self._raw(order, order.states[-1], detail=True)
+        if kind == "orders":
+            return self._raw(order, order.states[-1], detail=True)
+        contest = self._contest(order, order.states[-1])
+        if contest is None:
+            raise transport.AifiRefused("no such thing", 404)
+        return {**contest, "items": [{"name": "Tea", "originalQuantity": 1}]}
 
     def push(self, order: Order, with_order_id: bool) -> dict[str, Any] | None:
         """Return the checkout webhook of an order as it stands, issued now; None where AiFi sends none."""
@@ -166,12 +173,33 @@ class Model:
         if params.get("orderBy") == "draftCreatedAt":
             listed.sort(key=lambda pair: (pair[0].drafted, pair[0].id), reverse=params.get("direction") == "desc")
         begin, size = params.get("page", 0) * self.page_size, min(params["pageSize"], self.page_size)
-        page = itertools.islice(listed, begin, begin + size)
+        page = listed[begin : begin + size]
         rows = [self._raw(order, state) for order, state in page]
+        if "includeContest" in params:
+            contests = [self._contest(order, state) for order, state in page]
+            rows = [{**row, "contest": contest} for row, contest in zip(rows, contests, strict=True)]
         mishap, self.mishap = self.mishap, ""
         if mishap == "row" and len(rows) > 2:
             self.dropped.add(rows.pop(len(rows) // 2)["id"])
         return [] if mishap == "empty" else rows
+
+    def _list_contests(self, params: Mapping[str, Any]) -> list[dict[str, Any]]:
+        since = self._bound(params, "minUpdatedAt") or 0.0
+        rows = [
+            {**contest, "order": self._raw(order, state)}
+            for order, state in self.listed()
+            if (contest := self._contest(order, state)) and state.updated >= since - EXACT
+        ]
+        begin = params.get("page", 0) * self.page_size
+        return rows[begin : begin + self.page_size]
+
+    def _contest(self, order: Order, state: State) -> dict[str, Any] | None:
+        """Return the contest as it stood in that state; None before the first, and where this AiFi has none."""
+        if state.version == 1 or not self.has_contests:
+            return None
+        settled = {"status": "reviewed", "reviewedTotalPrice": f"{state.cents / 100:.2f}"}
+        contest = {"orderId": str(order.id), "updatedAt": utc_text(state.updated), "originalTotalPrice": "10.00"}
+        return {**contest, **({"status": "contested"} if state.status == "contested" else settled)}
 
     def _bound(self, params: Mapping[str, Any], name: str) -> float | None:
         """Return a bound of time as this AiFi understands it."""

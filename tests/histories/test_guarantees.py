@@ -130,14 +130,15 @@ class Histories(RuleBasedStateMachine):
         lag=st.sampled_from([0, 0, 3, 20]),
         offset=st.sampled_from([0, 0, -240, 180]),
         lists_sessions=st.booleans(),
+        has_contests=st.booleans(),
         unit=st.sampled_from([0.001, 0.001, 0.001, 1, 60, 86400]),
         zone_hours=st.sampled_from([0, 0, 0, 2, -5]),
         past=st.lists(st.tuples(AGES, STATUSES, SETTLED), max_size=25),
     )
-    def begin(self, kind, lag, offset, lists_sessions, past, unit=0.001, zone_hours=0):
+    def begin(self, kind, lag, offset, lists_sessions, past, unit=0.001, zone_hours=0, has_contests=False):
         self.model.kind, self.model.lag, self.model.offset = kind, lag, offset
         self.model.unit, self.model.zone_hours = unit, zone_hours
-        self.model.lists_sessions = lists_sessions
+        self.model.lists_sessions, self.model.has_contests = lists_sessions, has_contests
         for age, status, settled in past:
             drafted = round(self.model.time - age * MINUTE, 3)
             updated = min(drafted + settled * MINUTE, self.model.time)

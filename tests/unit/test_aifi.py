@@ -406,7 +406,7 @@ def test_a_page_tells_where_the_next_one_begins(fake, reader):
     fake.fill(450)
     page = next(reader.walk())
     assert page.newest == place(fake, 450)
-    assert page.anchors == tuple(place(fake, order_id) for order_id in range(251, 251 + aifi.ANCHORS))
+    assert page.anchors == [place(fake, order_id) for order_id in range(251, 251 + aifi.ANCHORS)]
     assert (page.ended, page.full) == (False, True)
     below = reader.read_below(page.anchors)
     assert below.orders[0]["id"] == 251
@@ -414,7 +414,7 @@ def test_a_page_tells_where_the_next_one_begins(fake, reader):
 
 @pytest.mark.parametrize(("ids", "expected"), [((7, 8), True), ((8, 9), True), ((8,), False), ((), False)])
 def test_a_page_tells_whether_it_shows_an_order(ids, expected):
-    page = ListPage([raw(7, NOW), raw(9, NOW), {"id": "x"}, None], (), ended=False, full=False)
+    page = ListPage([raw(7, NOW), raw(9, NOW), {"id": "x"}, None], ended=False, full=False)
     assert page.shows(*(Anchor(NOW, str(order_id)) for order_id in ids)) is expected
 
 

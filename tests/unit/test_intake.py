@@ -11,7 +11,7 @@ from transport import Pace
 
 
 def listed(*orders: object) -> ListPage:
-    return ListPage(list(orders), (), ended=False, full=False)
+    return ListPage(list(orders), ended=False, full=False)
 
 
 def test_an_order_that_cannot_be_read_is_left_out_counted_and_noted(world):

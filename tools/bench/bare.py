@@ -52,7 +52,7 @@ def _json_of_size(size: int) -> str:
 
 def _connect(path: str) -> sqlite3.Connection:
     """Open the file with the durability that the bridge has: each commit is on disk when it returns."""
-    db = sqlite3.connect(path, timeout=5, isolation_level=None)
+    db = sqlite3.connect(path, timeout=30, isolation_level=None)
     db.execute("PRAGMA journal_mode = WAL")
     db.execute("PRAGMA synchronous = FULL")
     db.execute("CREATE TABLE IF NOT EXISTS bodies (id INTEGER PRIMARY KEY, body BLOB NOT NULL)")
