@@ -152,12 +152,10 @@ def latest_orders() -> Response:
 @_for_aide
 def get_order(order_id: str) -> Response:
     """Answer one order in full (Aide's `/orders/{orderId}`); a session's id finds its order too."""
-    order = _services().mirror.order(order_id)
-    if order is None:
+    body = _services().mirror.order_body(order_id)
+    if body is None:
         raise ApiError(404, "not_found", "AiFi knows no such order.")
-    body = order.body()
-    shop = _services().mirror.shop(body.get("store_id"))
-    return _json({**body, "store": shop} if shop else body)
+    return _json(body)
 
 
 @_for_aide

@@ -25,7 +25,8 @@ FileId = tuple[tuple[int, int] | None, tuple[int, int] | None]  # device and ino
 
 BUSY_SECONDS = 3.0  # for SQLite's lock, and before that for our own
 JOURNAL_BYTES = 16 * 1024 * 1024
-CHECKPOINT_PAGES = 4000  # as much; seldom, as many commits write the same pages of the indexes
+PAGE_BYTES = 8192  # two or three orders; on SQLite's own pages of 4096 one would stand alone
+CHECKPOINT_PAGES = 2000  # as much as the journal; seldom, as many commits write the same pages of the indexes
 CACHE_KIB = 512  # a connection; the system caches the file anyhow, and once for all
 
 
@@ -180,6 +181,7 @@ class Database:
         )
         try:
             db.row_factory = sqlite3.Row
+            db.execute(f"PRAGMA page_size = {PAGE_BYTES}")
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = FULL")
             db.execute(f"PRAGMA journal_size_limit = {JOURNAL_BYTES}")

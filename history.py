@@ -18,7 +18,8 @@ from translation import read_order_id
 from transport import AifiUnavailable, Pace
 
 PAGE_LIMIT_SECONDS = 60.0  # for one page
-SPANS, SPAN_PAGES = 8, 25  # of a backfill, side by side; longer spans waste fewer requests at their ends
+SPANS, SPAN_PAGES = 12, 25  # of a backfill, side by side; longer spans waste fewer requests at their ends
+QUEUED = 2 * SPANS  # so that none waits while the uppermost is still being read
 MAX_SPAN_SECONDS = 30 * DAY
 BACKFILL_INTERVAL = 1 / 19.4  # seconds between requests: [G] allows 20 a second
 
@@ -74,7 +75,7 @@ class History:
         pool = concurrent.futures.ThreadPoolExecutor(SPANS)
         try:
             while spans or high > until:
-                while len(spans) < SPANS and high > until:
+                while len(spans) < QUEUED and high > until:
                     low = max(until, shift(high, -seconds))
                     spans.append(pool.submit(self._read_span, above, high, low, stopped))
                     above, high = [], low

@@ -138,6 +138,19 @@ class Mirror:
             else:
                 raise trouble or AifiUnavailable("AiFi was not read yet")
 
+    def order_body(self, name: str) -> dict[str, Any] | None:
+        """Return an order as Aide gets it, with its store where AiFi told of that within the day; as `order` else."""
+        shown = self._store.show_order(name)  # mostly it is here and current: then this one statement answers
+        if shown is None or not self._is_current(shown[0], shown[2]):
+            order = self.order(name)
+            shown = self._store.show_order(order.id) if order else None
+            if order and shown is None:  # it is shown, but not kept
+                return order.body()
+        if shown is None:
+            return None
+        order, shop, _ = shown
+        return {**order.body(), "store": shop} if shop else order.body()
+
     def order(self, name: str) -> Order | None:
         """Return an order by AiFi's id, its session's id or its external id, asked of AiFi where the mirror may be old.
 
@@ -149,7 +162,7 @@ class Mirror:
         row = self._store.get_order(name)
         if row is None and not is_aifi_id(name):
             row = self._store.find_order(name, by)
-        if row and self._is_current(row):
+        if row and self._is_current(row, self._store.marks()):
             return row
         if row:
             work = functools.partial(self._look_ups.look_up, row.id, row.session_id if row.is_session_only else None)
@@ -163,13 +176,6 @@ class Mirror:
         if known is None and trouble:
             raise trouble
         return known
-
-    def shop(self, store_id: str | None) -> dict[str, Any] | None:
-        """Return a store as AiFi told of it within the day; None where it did not.
-
-        :raises StoreError: the mirror cannot be read
-        """
-        return self._store.get_store(store_id) if store_id else None
 
     def customer(self, customer_id: str) -> dict[str, Any] | None:
         """Return a customer, at most an hour old where AiFi answers; None where neither AiFi nor an order names one.
@@ -256,9 +262,9 @@ class Mirror:
 
     # --- shared ---
 
-    def _is_current(self, row: Order) -> bool:
+    def _is_current(self, row: Order, marks: Marks) -> bool:
         """Return whether a row can be served without asking AiFi."""
-        marks, now = self._store.marks(), self._store.now()
+        now = self._store.now()
         try:
             self._intake.raise_while_pausing(marks)
         except AifiUnavailable:  # AiFi failed a moment ago

@@ -15,7 +15,7 @@ from typing import Any
 from database import Database, Layout
 from errors import StoreError
 from marks import Marks, MarksMoved, Sweep
-from orders import ALWAYS, PUSHED, SETTLING_SECONDS, UNCONFIRMED, Anchor, Order, Outcome, Snapshot, take_in
+from orders import ALWAYS, PUSHED, SETTLING_SECONDS, UNCONFIRMED, WEBHOOK, Anchor, Order, Outcome, Snapshot, take_in
 from times import HOUR, MINUTE, age, shift, utc_text
 
 VERSION = 3  # of TABLES: a file of another version is set aside
@@ -24,7 +24,7 @@ CREATE TABLE orders (
     id TEXT PRIMARY KEY,             -- AiFi's id; orders.session_key() while only webhooks without one are known
     updated_at TEXT NOT NULL,        -- the order's place in the list
     created_at TEXT NOT NULL,
-    customer_id TEXT,
+    customer_id TEXT, store_id TEXT,
     session_id TEXT,
     session_lower TEXT, external_lower TEXT,  -- in small letters: people type them
     version INTEGER,
@@ -71,6 +71,12 @@ SELECT (SELECT group_concat(summary, char(10)) FROM (
             ORDER BY updated_at DESC, id DESC LIMIT ?)) AS summaries,
        marks.* FROM marks
 """  # noqa: S608 - a constant
+
+# An order with its store and the marks, in one row for the same reason.
+ORDER_SQL = """
+SELECT orders.*, (SELECT body FROM stores WHERE stores.id = orders.store_id) AS store, marks.* FROM orders, marks
+WHERE orders.id = ?
+"""
 
 SUMMARY_FIELDS = (
     *("id", "updated_at", "display_id", "created_at", "status", "total_amount", "currency", "customer_id"),
@@ -120,7 +126,7 @@ class Statistics:
 
 MARKS = tuple(field.name for field in fields(Marks))
 COLUMNS = tuple(field.name for field in fields(Order) if field.name != "order")
-DERIVED = ("created_at", "customer_id", "session_lower", "external_lower", "watch", "summary", "detail")
+DERIVED = ("created_at", "customer_id", "store_id", "session_lower", "external_lower", "watch", "summary", "detail")
 SWEEP = tuple(field.name for field in fields(Sweep))
 
 
@@ -175,11 +181,20 @@ class Store:
         :raises StoreError: nothing was taken in
         """
         looks = list(snapshots)
-        return self._write(lambda db: _put_orders(db, looks, _marks(db), self.now())) if looks else []
+        if not looks:
+            return []
+        # Only a webhook is acknowledged: what AiFi listed, it lists again.
+        durable = any(look.source == WEBHOOK for look in looks)
+        return self._write(lambda db: _put_orders(db, looks, _marks(db), self.now()), durable=durable)
 
     def get_order(self, order_id: str) -> Order | None:
         """Return the order with this id."""
         return self._read(lambda db: _first(_select_orders(db, "id", [order_id])))
+
+    def show_order(self, order_id: str) -> tuple[Order, dict[str, Any] | None, Marks] | None:
+        """Return the order with this id, its store where AiFi told of that, and the marks."""
+        row = self._read(lambda db: db.execute(ORDER_SQL, (order_id,)).fetchone())
+        return (_order(row), json.loads(row["store"]) if row["store"] else None, _marks_of(row)) if row else None
 
     def find_order(self, name: str, by: Sequence[str] = ("session_lower", "external_lower")) -> Order | None:
         """Return the order whose session's or external id this is, in any letter case; of several the youngest."""
@@ -372,7 +387,8 @@ class Store:
     def take_request_slot(self, interval: float) -> float:
         """Reserve the next of the slots that lie `interval` seconds apart, for all processes; return seconds until it.
 
-        A slot need not survive a power cut, so it does not wait for the disk.
+        They are below 0 where writing took longer than that. A slot need not survive a power cut, so it does not wait
+        for the disk.
         """
 
         def work(db: sqlite3.Connection) -> float:
@@ -380,9 +396,9 @@ class Store:
             planned: float = db.execute("SELECT next_at FROM slots").fetchone()[0]
             slot = planned if now < planned < now + MINUTE else now
             db.execute("UPDATE slots SET next_at = ?", (slot + interval,))
-            return slot - now
+            return slot
 
-        return self._write(work, durable=False)
+        return self._write(work, durable=False) - self.clock()
 
     # --- for the operator ---
 
@@ -529,6 +545,7 @@ def _values(row: Order) -> dict[str, Any]:
         **{name: getattr(row, name) for name in COLUMNS},
         "created_at": row.order["created_at"],
         "customer_id": row.order.get("customer_id"),
+        "store_id": row.order.get("store_id"),
         "session_lower": row.session_id.lower() if row.session_id else None,
         "external_lower": external_id.lower() if external_id else None,
         "watch": row.watch,

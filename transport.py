@@ -209,11 +209,12 @@ class Transport:
     def _wait_for_turn(self, pace: Pace, deadline: float) -> None:
         """Wait for a slot; a thread that wakes up late takes another, as late requests would come in a bunch."""
         for _ in range(SLOT_TRIES):
-            asked_at, seconds = time.monotonic(), self._wait_for_slot(pace.interval)
-            if seconds > SLOT_WAIT_SECONDS or asked_at + seconds >= deadline:
+            seconds = self._wait_for_slot(pace.interval)
+            slot = time.monotonic() + seconds
+            if seconds > SLOT_WAIT_SECONDS or slot >= deadline:
                 raise AifiUnavailable("too many requests to AiFi are waiting")
-            time.sleep(seconds)
-            if time.monotonic() - asked_at - seconds < SLOT_LATE_SECONDS:
+            time.sleep(max(0.0, seconds))
+            if time.monotonic() - slot < SLOT_LATE_SECONDS:
                 return
 
     def _attempt(self, method: str, url: str, deadline: float, options: Mapping[str, Any]) -> Answer:

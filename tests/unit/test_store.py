@@ -860,13 +860,12 @@ def watched(path: object, clock: Clock) -> Iterator[WatchedDatabase]:
     "write",
     [
         lambda store: store.put_orders([look(source=WEBHOOK)]),
-        lambda store: store.put_orders([look()]),
         lambda store: store.put_customer("11", {"id": "11"}, NOW),
         lambda store: store.remove_order("1"),
         lambda store: move_marks(store, refreshed_at=NOW),
         lambda store: store.try_write(),
     ],
-    ids=["webhook", "list", "customer", "removal", "marks", "test of the disk"],
+    ids=["webhook", "customer", "removal", "marks", "test of the disk"],
 )
 def test_what_is_acknowledged_is_on_the_disk_also_after_what_need_not_be(watched, write):
     store = Store(watched)
@@ -874,6 +873,14 @@ def test_what_is_acknowledged_is_on_the_disk_also_after_what_need_not_be(watched
     assert watched.committed == [FULL]
     store.take_request_slot(0.5)
     write(store)
+    assert watched.committed == [FULL]
+
+
+def test_what_aifi_lists_again_need_not_be_on_the_disk_but_goes_there_with_the_marks(watched):
+    store = Store(watched)
+    store.put_orders([look()])
+    assert watched.committed == [NORMAL]
+    move_marks(store, refreshed_at=NOW)
     assert watched.committed == [FULL]
 
 
