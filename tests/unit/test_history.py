@@ -143,7 +143,7 @@ def test_backfill_goes_no_deeper_than_it_is_told_but_for_a_page(world, fake):
 def test_backfill_brings_all_whatever_aifi_makes_of_times(world, fake, habits):
     for name, value in habits.items():
         setattr(fake, name, value)
-    fake.fill(1500, newest=2 * HOUR)
+    fake.fill(800, newest=2 * HOUR)
     world.refresh()
     list(world.history.backfill(ago(3650 * DAY)))
     assert world.marks.complete
@@ -151,7 +151,7 @@ def test_backfill_brings_all_whatever_aifi_makes_of_times(world, fake, habits):
 
 
 def test_a_backfill_that_fails_keeps_what_it_read_and_goes_on(world, fake):
-    fake.fill(3000, newest=2 * HOUR)
+    fake.fill(2000, newest=2 * HOUR)
     world.refresh()
     fake.before = fail_after(6)
     with pytest.raises(AifiUnavailable):

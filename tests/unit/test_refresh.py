@@ -141,7 +141,7 @@ def test_a_newest_draft_ahead_of_the_clock_does_not_hide_what_is_drafted_now(wor
 @pytest.mark.parametrize("cut", [1, MINUTE, HOUR, DAY])
 @pytest.mark.parametrize("zone", [0, 2, -5])
 def test_new_orders_are_seen_though_times_are_cut_or_read_in_another_zone(world, fake, cut, zone):
-    fake.fill(450)
+    fake.fill(250)
     fake.cut, fake.zone = cut, zone
     world.refresh()
     for number in range(5):
@@ -324,7 +324,7 @@ def test_all_changes_are_read(world, fake, changed):
 
 
 def test_a_row_dropped_from_a_page_of_changes_hides_no_other(world, fake):
-    fake.fill(1500, newest=DAY)
+    fake.fill(900, newest=DAY)
     world.refresh()
     for order_id in range(1, 451):
         fake.change(order_id, status="contested")
@@ -397,7 +397,7 @@ def test_a_server_without_the_filter_is_asked_for_it_once_an_hour(world, fake, h
 
 @pytest.mark.parametrize("habits", **table(WITHOUT_FILTER))
 def test_a_server_without_the_filter_is_not_read_down_to_its_end(world, fake, habits):
-    fake.fill(2000)
+    fake.fill(900)
     set_habits(fake, habits)
     for _ in range(3):
         assert world.refresh() <= 4
