@@ -21,7 +21,7 @@ import requests
 
 from store import MAX_CUSTOMERS, MAX_UNCONFIRMED
 from tests.conftest import BRIDGES
-from tests.system.support import opened, query, walk
+from tests.system.support import opened, query, wait_for_sweep, walk
 from tools.harness import AIDE_KEY, PROJECT, WEBHOOK_SECRET, Bridge
 from tools.sandbox import Sandbox
 from translation import MAX_ORDER_BYTES
@@ -37,6 +37,7 @@ def shared(tmp_path_factory) -> Iterator[tuple[Sandbox, Bridge]]:
         sandbox.seed_orders(30)
         with Bridge(sandbox, tmp_path_factory.mktemp("hostile"), REFRESH_SECONDS=600) as bridge:
             bridge.orders()
+            wait_for_sweep(bridge)  # the last of what goes on in the background
             yield sandbox, bridge
 
 
