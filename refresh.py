@@ -198,9 +198,10 @@ class Refresh:
         may_ask = not (begins or is_due) or self._intake.offers(CONTESTS_BY_TIME)
         if not (may_ask and self._read_contests(marks, started, pace, tally)):
             self._read_disputes(begins or is_known, pace, tally)
-        if begins:  # too little was asked to learn from it
-            return tally.newest_update(marks)
-        return {**values, "unfiltered_at": started} if is_due else values
+        values.update(tally.newest_update(marks))
+        if is_due and not begins:  # at the beginning too little was asked to learn from it
+            values["unfiltered_at"] = started
+        return values
 
     def _read_changed(self, marks: Marks, horizon: str, begins: bool, started: str, pace: Pace, tally: Tally) -> bool:
         """Read the orders changed since the last reading; return whether AiFi knows how to list them.
@@ -232,9 +233,10 @@ class Refresh:
     def _read_contests(self, marks: Marks, started: str, pace: Pace, tally: Tally) -> bool:
         """Read the contests opened or settled since the last refresh [R]; return whether AiFi lists them by time.
 
-        The order that comes with a contest counts where it is of the contest's state; else it is looked up.
+        AiFi's clock may be behind: so it is since the newest update that AiFi has shown, if that is earlier. The order
+        that comes with a contest counts where it is of the contest's state; else it is looked up.
         """
-        since = shift(marks.refreshed_at or marks.horizon or started, -OVERLAP_SECONDS)
+        since = shift(min(filter(None, (marks.refreshed_at, marks.newest_update)), default=started), -OVERLAP_SECONDS)
         contests = self._intake.try_optional(CONTESTS_BY_TIME, lambda: self._client.list_contests(since, pace))
         if contests is None:
             return False

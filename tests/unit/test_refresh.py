@@ -841,3 +841,17 @@ def test_contests_that_are_not_listed_by_time_leave_the_two_lists_by_status(cont
     contests.refresh()
     assert [params.get("status") for params in fake.lists() if "status" in params] == ["contested", "reviewed"]
     assert "/contests" not in [path for path, _ in fake.asked]
+
+
+@pytest.mark.parametrize("behind", [HOUR, 10 * MINUTE, 0])
+def test_a_contest_is_seen_though_aifis_clock_is_behind(world, fake, behind):
+    fake.lacks, fake.refuses = set(), {"minUpdatedAt"}
+    fake.fill(300, newest=behind + 10 * MINUTE)
+    for _ in range(4):
+        world.refresh()
+    fake.add(raw(999, utc_text(world.clock() - behind)))
+    world.refresh()
+    world.clock.move(40)
+    open_contest(fake, 3, lambda: world.clock() - behind)
+    world.refresh()
+    assert world.status(3) == "contested"
