@@ -14,7 +14,7 @@ help: ## Show the commands
 bench: $(READY) ## Measure the bridge beside its limits, in 10 minutes; QUICK=1 in 90 seconds
 	@$(BIN)/python -m tools.bench $(if $(QUICK),--quick)
 
-check: $(READY) ## Check style and types and run the unit tests, in less than a minute
+check: $(READY) ## Check style and types and run the unit tests, in about a minute
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
