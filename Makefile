@@ -18,7 +18,7 @@ check: $(READY) ## Check style and types and run the unit tests, in about a minu
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest --numprocesses 2 tests/unit
+	$(BIN)/python -m pytest --numprocesses 4 tests/unit  # some of which wait
 
 demo: $(READY) ## Try the bridge with a sandbox AiFi; Ctrl-C ends both
 	@$(BIN)/python -m tools.demo
