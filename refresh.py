@@ -198,7 +198,7 @@ class Refresh:
         may_ask = not (begins or is_due) or self._intake.offers(CONTESTS_BY_TIME)
         if not (may_ask and self._read_contests(marks, started, pace, tally)):
             self._read_disputes(begins or is_known, pace, tally)
-        values.update(tally.newest_update(marks))
+        values = {**tally.newest_update(marks), **values}
         if is_due and not begins:  # at the beginning too little was asked to learn from it
             values["unfiltered_at"] = started
         return values

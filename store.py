@@ -341,12 +341,6 @@ class Store:
 
         self._write(work, durable=False)
 
-    def get_store(self, store_id: str) -> dict[str, Any] | None:
-        """Return a store, or None."""
-        sql = "SELECT body FROM stores WHERE id = ?"
-        row = self._read(lambda db: db.execute(sql, (store_id,)).fetchone())
-        return json.loads(row["body"]) if row else None
-
     # --- marks, sweeps, request slots ---
 
     def marks(self) -> Marks:

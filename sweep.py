@@ -65,13 +65,14 @@ class Upkeep:
                 raise
 
     def _read_stores(self) -> None:
-        """Read AiFi's stores once a day."""
+        """Read AiFi's stores once a day; an answer without any may be empty by mistake, so it takes none away."""
         note = self._store.notes().get(OFFER + STORES)
         if note and note.text == OFFERED and age(note.at, self._store.now()) < DAY:
             return
         stores = self._intake.try_optional(STORES, self._client.list_stores)
         if stores is not None:
-            self._store.put_stores(filter(None, map(read_store, stores)))
+            if found := list(filter(None, map(read_store, stores))):
+                self._store.put_stores(found)
             self._intake.put_note(OFFER + STORES, OFFERED)
 
     def _sweep(self, marks: Marks) -> None:

@@ -166,17 +166,36 @@ def test_a_refresh_of_a_small_mirror_costs_one_page_more(world, fake):
 # --- stores
 
 
+def shops(world) -> tuple:
+    """Return the stores with which orders 1 and 6 are shown."""
+    return tuple(shown[1] if (shown := world.store.show_order(name)) else None for name in ("1", "6"))
+
+
 def test_stores_are_read_once_a_day(world, fake):
     fake.lacks, fake.stores = set(), [{"id": "1", "displayableName": "Corner shop"}]
     fake.fill(5)
+    fake.add(raw(6, ago(60), storeId=2))
     for _ in range(3):
         world.refresh()
         world.upkeep.run()
-    assert world.store.get_store("1") == {"id": "1", "name": "Corner shop"}
+    assert [path for path, _ in fake.asked].count("/stores") == 0
+    assert shops(world) == ({"id": "1", "name": "Corner shop"}, None)
     world.clock.move(DAY)
     fake.stores = [{"id": "2", "name": "other"}]
     world.upkeep.run()
-    assert (world.store.get_store("1"), world.store.get_store("2")) == (None, {"id": "2", "name": "other"})
+    assert shops(world) == (None, {"id": "2", "name": "other"})
+
+
+@pytest.mark.parametrize("stores", [[], [None], [{"id": None}]], ids=repr)
+def test_an_answer_without_a_store_takes_none_away(world, fake, stores):
+    fake.lacks, fake.stores = set(), [{"id": "1", "displayableName": "Corner shop"}]
+    fake.fill(5)
+    world.refresh()
+    world.upkeep.run()
+    world.clock.move(DAY)
+    fake.stores = stores
+    world.upkeep.run()
+    assert shops(world)[0] == {"id": "1", "name": "Corner shop"}
 
 
 @pytest.mark.parametrize("status", [403, 404, 400])
