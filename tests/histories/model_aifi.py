@@ -72,6 +72,12 @@ class Order:
         """Return the number of its state as it showed then; -1 where it did not show yet."""
         return sum(state.shown <= at for state in self.states) - 1
 
+    def told_at(self, number: int) -> float:
+        """Return AiFi's time since when it stands as in that state; an update that moves the time alone is no news."""
+        while number and self.states[number - 1].content == self.states[number].content:
+            number -= 1
+        return self.states[number].updated
+
     def restore(self, now: float) -> None:
         """Put it back to the state before its last, with that state's version and times."""
         self.states.append(replace(self.states[-2], shown=now))
