@@ -25,7 +25,7 @@ import aifi
 import transport
 from commands import backfill, doctor, status
 from config import LOCAL_HOSTS, Config, read_config
-from database import Database
+from database import SqliteDatabase
 from diagnosis import REMEDIES, Notes, Services, age_seconds, diagnose, look_over
 from errors import BridgeError, Cause, StoreError
 from intake import Settings
@@ -82,7 +82,7 @@ def create_app(config: Config | None = None) -> Flask:
 def _wire(config: Config) -> Services:
     for warning in config.warnings:
         log.warning("%s. %s", warning, REMEDIES[Cause.VARIABLE_MISSPELT])
-    store = Store(Database(config.database_path, layout(config.origin())))
+    store = Store(SqliteDatabase(config.database_path, layout(config.origin())))
     token = transport.Token(**config.token)
     client = aifi.Client(config.base_url, token, config.store_ids, config.roles, store.take_request_slot)
     settings = Settings(

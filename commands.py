@@ -16,7 +16,7 @@ from flask.cli import with_appcontext
 
 from aifi import Client
 from config import WEBHOOK_PATH, Config, complete_address
-from diagnosis import FEW_BYTES, Services, describe_filters, diagnose, find_remedy, look_over, name_cause
+from diagnosis import Services, describe_filters, diagnose, find_remedy, is_disk_full, look_over, name_cause
 from errors import BridgeError, Cause, StoreError
 from orders import LIST
 from times import DAY, minute_text, shift, utc_seconds
@@ -122,16 +122,17 @@ def _check_database(examination: Examination) -> Iterator[Finding]:
     store = examination.services.store
     yield Finding("…", "Database: writing to it")
     try:
-        free = store.free_bytes()
-        if free < FEW_BYTES:
+        if is_disk_full(store):
             yield examination.wrong(Cause.DISK_FULL, f"Database: The disk is full ({store.name})")
             return
         store.try_write()
+        free = store.free_bytes()
     except StoreError as error:
         cause, message = name_cause(examination.services, error)
         yield examination.wrong(cause, f"Database: {message} ({store.name})")
     else:
-        yield Finding("✓", f"Database: {store.name} can be written, {free / 1e9:.1f} GB free")
+        room = "" if free is None else f", {free / 1e9:.1f} GB free"
+        yield Finding("✓", f"Database: {store.name} can be written{room}")
 
 
 def _check_aifi(examination: Examination) -> Iterator[Finding]:

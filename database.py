@@ -1,4 +1,4 @@
-"""Where the tables lie: one SQLite file that may be lost at any moment. Connections, transactions, and the file's care.
+"""Where the tables lie: what every database offers, and the SQLite file, which may be lost at any moment.
 
 A file that is missing, damaged, of another version of the program or of another origin is set aside, and a new one is
 begun: what it held is a mirror, which is filled again.
@@ -13,14 +13,17 @@ import shutil
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 
-from errors import StoreError
+from errors import Damage, StoreError
 
 log = logging.getLogger("bridge.database")
 T = TypeVar("T")
+Values = Sequence[Any] | Mapping[str, Any]  # for the places `?` or `:name` of a statement
 FileId = tuple[tuple[int, int] | None, tuple[int, int] | None]  # device and inode, of the file and of its journal
 
 BUSY_SECONDS = 3.0  # for SQLite's lock, and before that for our own
@@ -32,18 +35,90 @@ CACHE_KIB = 512  # a connection; the system caches the file anyhow, and once for
 
 @dataclass(frozen=True)
 class Layout:
-    """What a file must hold: the tables of this version of the program, and what they mirror.
+    """What a database must hold: the tables of this version of the program, and what they mirror.
 
-    `origin` names each setting that decides what is mirrored, with its value.
+    `{token}` in `tables` stands for a text that differs each time they are created. `origin` names each setting that
+    decides what is mirrored, with its value.
     """
 
     version: int
     tables: str
     origin: Mapping[str, str] = field(default_factory=dict)
 
+    def script(self) -> str:
+        """Return the statements that create the tables."""
+        return self.tables.replace("{token}", uuid.uuid4().hex)
 
-class Database:
-    """The SQLite file, for any number of threads and processes; opened when it is first used.
+
+class Row(Protocol):
+    """A row of an answer; its columns are asked for by name."""
+
+    def __getitem__(self, column: str, /) -> Any:
+        """Return a column's value."""
+
+
+class Connection(Protocol):
+    """What a work may do in its transaction."""
+
+    def rows(self, sql: str, values: Values = ()) -> Sequence[Row]:
+        """Run one statement and return its rows."""
+
+    def answers(self, statements: Sequence[tuple[str, Values]]) -> Sequence[Sequence[Row]]:
+        """Run several statements that need not wait for each other, and return the rows of each."""
+
+    def post(self, sql: str, many: Sequence[Values] = ((),)) -> None:
+        """Run a statement once for each of the values, at the latest at the transaction's end; it answers nothing."""
+
+
+class Database(Protocol):
+    """Where the tables lie, for any number of threads and processes. `name` is for people, and holds no secret."""
+
+    name: str
+
+    def read(self, work: Callable[[Connection], T], statements: int = 1) -> T:
+        """Run a reading; more than one statement need a transaction to see the same state, one is its own.
+
+        :raises StoreError: the database cannot be read
+        """
+
+    def write(self, work: Callable[[Connection], T], durable: bool = True, patience: float = BUSY_SECONDS) -> T:
+        """Run a writing in a transaction, as the one writer; it may run twice, so it must depend on nothing else.
+
+        :param durable: whether to return only when it would survive a power cut
+        :param patience: seconds to wait for another writer
+        :raises StoreError: nothing was written
+        """
+
+    def change(self, sql: str, values: Values, patience: float = BUSY_SECONDS) -> Sequence[Row]:
+        """Run a statement that needs no other's state, and may be lost in a power cut; return its rows.
+
+        :param patience: seconds to wait for the rows that it changes
+        :raises StoreError: nothing was changed
+        """
+
+    def clock(self) -> float:
+        """Return the present time, the same for all who use the database; seconds since 1970."""
+
+    def free_bytes(self) -> int | None:
+        """Return how much room the disk has; None where that is not known.
+
+        :raises StoreError: it cannot be looked at
+        """
+
+    def lock(self, name: str) -> AbstractContextManager[bool]:
+        """Hold the lock of that name over all threads and processes; yield whether it was free.
+
+        It dies with its holder: nobody waits for a dead one, and nothing has to be renewed.
+
+        :raises StoreError: the database cannot be asked
+        """
+
+    def close(self) -> None:
+        """Close the idle connections; the database may be used again."""
+
+
+class SqliteDatabase:
+    """The SQLite file; opened when it is first used. See `Database` for what it offers.
 
     :param path: the file; created, set aside or begun anew as needed
     :param clock: seconds since 1970; tests replace it
@@ -61,24 +136,16 @@ class Database:
         self._writing = threading.Lock()  # lets the threads queue, where SQLite's own lock makes them poll
 
     def close(self) -> None:
-        """Close the idle connections; the database may be used again."""
+        """Close the idle connections."""
         while self._idle:
             self._idle.pop().close()
 
-    def read(self, work: Callable[[sqlite3.Connection], T], statements: int = 1) -> T:
-        """Run a reading; more than one statement need a transaction to see the same state, one is its own.
-
-        :raises StoreError: the database cannot be read
-        """
+    def read(self, work: Callable[[Connection], T], statements: int = 1) -> T:
+        """Run a reading."""
         return self._transact("BEGIN" if statements > 1 else "", work)
 
-    def write(self, work: Callable[[sqlite3.Connection], T], durable: bool = True, patience: float = BUSY_SECONDS) -> T:
-        """Run a writing in a transaction, as the one writer; it may run twice, so it must depend on nothing else.
-
-        :param durable: whether to return only when it would survive a power cut
-        :param patience: seconds to wait for another writer
-        :raises StoreError: nothing was written
-        """
+    def write(self, work: Callable[[Connection], T], durable: bool = True, patience: float = BUSY_SECONDS) -> T:
+        """Run a writing."""
         if not self._writing.acquire(timeout=patience):
             raise StoreError("the database is busy")
         try:
@@ -86,11 +153,12 @@ class Database:
         finally:
             self._writing.release()
 
-    def free_bytes(self) -> int:
-        """Return how much room the disk has.
+    def change(self, sql: str, values: Values, patience: float = BUSY_SECONDS) -> Sequence[Row]:
+        """Run a statement that needs no other's state: as the one writer too, as SQLite knows no other."""
+        return self.write(lambda db: db.rows(sql, values), durable=False, patience=patience)
 
-        :raises StoreError: the folder cannot be looked at
-        """
+    def free_bytes(self) -> int:
+        """Return how much room the disk has."""
         try:
             return shutil.disk_usage(os.path.dirname(self.name)).free
         except OSError as error:
@@ -98,13 +166,7 @@ class Database:
 
     @contextlib.contextmanager
     def lock(self, name: str) -> Iterator[bool]:
-        """Hold the lock of that name over all threads and processes; yield whether it was free.
-
-        It is the system's lock on a file beside the database, so it dies with its holder: nobody waits for a dead one,
-        and nothing has to be renewed.
-
-        :raises StoreError: the file cannot be opened, or not be locked
-        """
+        """Hold the lock of that name: the system's lock on a file beside the database."""
         with contextlib.ExitStack() as stack:
             try:
                 handle = os.open(f"{self.name}.{name}.lock", os.O_RDWR | os.O_CREAT, 0o600)
@@ -119,7 +181,7 @@ class Database:
     def _transact(
         self,
         begin: str,
-        work: Callable[[sqlite3.Connection], T],
+        work: Callable[[Connection], T],
         durable: bool = True,
         patience: float = BUSY_SECONDS,
     ) -> T:
@@ -133,7 +195,7 @@ class Database:
                 result = work(db)
                 if begin:
                     db.execute("COMMIT")
-            except sqlite3.Error as error:
+            except (sqlite3.Error, Damage) as error:
                 db.close()
                 if last_try or not (self._may_replace and _is_damage(error)):
                     raise StoreError(f"the database cannot be used: {error}") from error
@@ -169,7 +231,7 @@ class Database:
                 self._tidy()
                 try:
                     return self._connect()
-                except sqlite3.Error as error:
+                except (sqlite3.Error, Damage) as error:
                     if last_try or not (self._may_replace and _is_damage(error)):
                         raise StoreError(f"the database cannot be opened: {error}") from error
                     self._rename(str(error))
@@ -246,10 +308,22 @@ class Database:
 
 
 class _Connection(sqlite3.Connection):
-    """A connection that remembers which file it opened, and how it is set."""
+    """A connection that remembers which file it opened, and how it is set. SQLite runs every statement at once."""
 
     file_id: FileId = (None, None)
     _setting: tuple[bool, float] = (True, BUSY_SECONDS)
+
+    def rows(self, sql: str, values: Values = ()) -> Sequence[Row]:
+        """Run one statement and return its rows."""
+        return self.execute(sql, values).fetchall()
+
+    def answers(self, statements: Sequence[tuple[str, Values]]) -> Sequence[Sequence[Row]]:
+        """Run several statements and return the rows of each."""
+        return [self.rows(sql, values) for sql, values in statements]
+
+    def post(self, sql: str, many: Sequence[Values] = ((),)) -> None:
+        """Run a statement once for each of the values."""
+        self.executemany(sql, many)
 
     def configure(self, durable: bool, patience: float) -> None:
         """Say whether a commit waits for the disk, and how many seconds to wait for SQLite's lock."""
@@ -262,29 +336,31 @@ class _Connection(sqlite3.Connection):
 def _prepare(db: sqlite3.Connection, layout: Layout) -> None:
     """Create the tables in an empty file.
 
-    :raises sqlite3.DatabaseError: the file belongs to another version of this program, or mirrors something else
+    :raises Damage: the file belongs to another version of this program, or mirrors something else
     """
     version = db.execute("PRAGMA user_version").fetchone()[0]
     if version == 0:
         db.executescript(
-            f"BEGIN IMMEDIATE; CREATE TABLE origin (settings TEXT NOT NULL); {layout.tables} "
+            f"BEGIN IMMEDIATE; CREATE TABLE origin (settings TEXT NOT NULL); {layout.script()} "
             f"PRAGMA user_version = {layout.version};"
         )
         db.execute("INSERT INTO origin VALUES (?)", (json.dumps(dict(layout.origin)),))
         db.execute("COMMIT")
         return
     if version != layout.version:
-        raise sqlite3.DatabaseError(f"its schema has version {version}, this program's {layout.version}")
+        raise Damage(f"its schema has version {version}, this program's {layout.version}")
     found = json.loads(db.execute("SELECT settings FROM origin").fetchone()[0])
     if differing := sorted(name for name in {**found, **layout.origin} if found.get(name) != layout.origin.get(name)):
-        raise sqlite3.DatabaseError(f"it was filled with another {', '.join(differing)}")
+        raise Damage(f"it was filled with another {', '.join(differing)}")
 
 
-def _is_damage(error: sqlite3.Error) -> bool:
+def _is_damage(error: sqlite3.Error | Damage) -> bool:
     """Return whether the file itself is of no use. SQLite's "corrupt" and "not a database" come as the bare class."""
     if getattr(error, "sqlite_errorname", "") == "SQLITE_IOERR_SHORT_READ":  # a file that was cut off; Python 3.11+
         return True
-    return type(error) is sqlite3.DatabaseError or str(error).startswith(("no such", "Could not decode to UTF-8"))
+    return type(error) in (sqlite3.DatabaseError, Damage) or str(error).startswith(
+        ("no such", "Could not decode to UTF-8")
+    )
 
 
 def _file_id(path: str) -> FileId:

@@ -135,11 +135,20 @@ def describe_filters(config: Config) -> str:
     return " and ".join(f"{name} ({', '.join(values)})" for name, values in config.filters.items())
 
 
+def is_disk_full(store: Store) -> bool:
+    """Return whether the disk has no room, as far as is known.
+
+    :raises StoreError: it cannot be looked at
+    """
+    free = store.free_bytes()
+    return free is not None and free < FEW_BYTES
+
+
 def name_cause(services: Services, error: BridgeError) -> tuple[Cause, str]:
     """Return the cause of a failure, and its message; of what a full disk brings about, that is the cause."""
     if isinstance(error, StoreError):
         with contextlib.suppress(StoreError):
-            if services.store.free_bytes() < FEW_BYTES:
+            if is_disk_full(services.store):
                 return Cause.DISK_FULL, "The disk is full"
     return error.cause, str(error)
 
@@ -189,7 +198,7 @@ def diagnose(services: Services) -> Diagnosis:
     config, found = services.config, list[tuple[Cause, str]]()
     marks, notes = None, dict[str, Note]()
     try:
-        if services.store.free_bytes() < FEW_BYTES:
+        if is_disk_full(services.store):
             found.append((Cause.DISK_FULL, "The disk is full"))
         marks, notes = services.store.marks(), services.store.notes()
     except StoreError as error:

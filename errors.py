@@ -44,6 +44,10 @@ class StoreError(BridgeError):
     cause = Cause.DATABASE_UNAVAILABLE
 
 
+class Damage(StoreError):
+    """What the database holds is of no use: trying again does not help, beginning anew does."""
+
+
 class Unexpected(BridgeError):
     """Something failed that no rule foresees; the log has the details."""
 

@@ -5,18 +5,19 @@ Every time is fixed-width UTC text (`2025-11-01T00:00:00.000Z`), so the order of
 
 import json
 import math
-import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, fields, replace
 from enum import Enum
-from typing import Any
+from typing import Any, TypeVar
 
-from database import Database, Layout
-from errors import StoreError
+from database import Connection, Database, Layout, Row, Values
+from errors import Damage, StoreError
 from marks import Marks, MarksMoved, Sweep
 from orders import ALWAYS, PUSHED, SETTLING_SECONDS, UNCONFIRMED, WEBHOOK, Anchor, Order, Outcome, Snapshot, take_in
 from times import HOUR, MINUTE, age, shift, utc_text
+
+T = TypeVar("T")
 
 VERSION = 3  # of TABLES: a file of another version is set aside
 TABLES = """
@@ -44,7 +45,7 @@ CREATE TABLE customers (id TEXT PRIMARY KEY, body TEXT NOT NULL, aifi_at TEXT NO
 CREATE INDEX customers_by_time ON customers (known_at);
 CREATE TABLE stores (id TEXT PRIMARY KEY, body TEXT NOT NULL);
 CREATE TABLE marks (
-    file TEXT NOT NULL DEFAULT (hex(randomblob(8))),  -- tells this database from one that was begun anew
+    file TEXT NOT NULL,              -- tells this database from one that was begun anew
     served_until TEXT, begun_at TEXT, horizon TEXT, horizon_id TEXT, complete INTEGER NOT NULL DEFAULT 0,
     newest TEXT, gap_top TEXT, gap_low TEXT,
     newest_update TEXT, newest_update_id TEXT, changed_at TEXT, unfiltered_at TEXT, refreshed_at TEXT,
@@ -56,21 +57,21 @@ CREATE TABLE sweeps (
 );
 CREATE TABLE slots (next_at REAL NOT NULL);
 CREATE TABLE notes (name TEXT PRIMARY KEY, at TEXT NOT NULL, text TEXT NOT NULL, count INTEGER NOT NULL DEFAULT 1);
-INSERT INTO marks DEFAULT VALUES;
+INSERT INTO marks (file) VALUES ('{token}');
 INSERT INTO slots VALUES (0);
 """
 
 # A page's summaries and the marks, in one row: Python hands its threads' lock over at each row and statement, which
-# under load costs more than they do. JSON has no bare line feed. The order is that of the inner query. While AiFi was
-# not read yet nothing is shown, and until the history is complete nothing that older orders could still slip below.
-PAGE_SQL = f"""
-SELECT (SELECT group_concat(summary, char(10)) FROM (
-            SELECT summary FROM orders WHERE (updated_at, id) < (?, ?) AND updated_at > CASE
-                WHEN complete THEN '' WHEN horizon IS NULL THEN CASE WHEN refreshed_at IS NULL THEN '~' ELSE '' END
-                ELSE strftime('%Y-%m-%dT%H:%M:%fZ', horizon, '+{SETTLING_SECONDS} seconds') END
-            ORDER BY updated_at DESC, id DESC LIMIT ?)) AS summaries,
+# under load costs more than they do. JSON has no bare line feed. The order is that of the inner query.
+PAGE_SQL = """
+SELECT (SELECT group_concat(summary, '\n') FROM (
+            SELECT summary FROM orders WHERE (updated_at, id) < (?, ?)
+            ORDER BY updated_at DESC, id DESC LIMIT ?) AS page) AS summaries,
        marks.* FROM marks
-"""  # noqa: S608 - a constant
+"""
+
+MARKS_SQL = "SELECT * FROM marks"
+CROWDED_SQL = "SELECT id FROM orders WHERE watch = ? LIMIT 1 OFFSET ?"  # a row where so many are watched for that
 
 # An order with its store and the marks, in one row for the same reason.
 ORDER_SQL = """
@@ -85,7 +86,6 @@ SUMMARY_FIELDS = (
 MAX_UNCONFIRMED = 10_000  # orders that only webhooks have named
 MAX_CUSTOMERS = 10_000
 NOTE_PATIENCE_SECONDS = 0.2
-FEW_VARIABLES = 500  # of one statement; SQLite bears 999 in its oldest builds
 
 
 class NotServed(Enum):
@@ -161,8 +161,8 @@ class Store:
         """Return the present time as UTC text."""
         return utc_text(self.clock())
 
-    def free_bytes(self) -> int:
-        """Return how much room the disk has."""
+    def free_bytes(self) -> int | None:
+        """Return how much room the disk has; None where that is not known."""
         return self._database.free_bytes()
 
     def lock(self, name: str) -> AbstractContextManager[bool]:
@@ -185,28 +185,29 @@ class Store:
             return []
         # Only a webhook is acknowledged: what AiFi listed, it lists again.
         durable = any(look.source == WEBHOOK for look in looks)
-        return self._write(lambda db: _put_orders(db, looks, _marks(db), self.now()), durable=durable)
+        return self._write(lambda db: _put_orders(db, looks, self.now()), durable=durable)
 
     def get_order(self, order_id: str) -> Order | None:
         """Return the order with this id."""
-        return self._read(lambda db: _first(_select_orders(db, "id", [order_id])))
+        return self._read(lambda db: _first(_orders(db, [("id", [order_id])])[0]))
 
     def show_order(self, order_id: str) -> tuple[Order, dict[str, Any] | None, Marks] | None:
         """Return the order with this id, its store where AiFi told of that, and the marks."""
-        row = self._read(lambda db: db.execute(ORDER_SQL, (order_id,)).fetchone())
-        return (_order(row), json.loads(row["store"]) if row["store"] else None, _marks_of(row)) if row else None
+        row = self._read(lambda db: _first(db.rows(ORDER_SQL, (order_id,))))
+        return (_order(row), _parse(row["store"]) if row["store"] else None, _marks_of(row)) if row else None
 
     def find_order(self, name: str, by: Sequence[str] = ("session_lower", "external_lower")) -> Order | None:
         """Return the order whose session's or external id this is, in any letter case; of several the youngest."""
 
-        def work(db: sqlite3.Connection) -> Order | None:
-            return _youngest([row for column in by for row in _select_orders(db, column, [name.lower()])])
+        def work(db: Connection) -> Order | None:
+            return _youngest([row for rows in _orders(db, [(column, [name.lower()]) for column in by]) for row in rows])
 
         return self._read(work, statements=2)
 
     def remove_order(self, order_id: str) -> bool:
         """Remove an order, which AiFi does not know any longer; return whether it was there."""
-        return self._write(lambda db: db.execute("DELETE FROM orders WHERE id = ?", (order_id,)).rowcount == 1)
+        sql = "DELETE FROM orders WHERE id = ? RETURNING id"
+        return bool(self._write(lambda db: db.rows(sql, (order_id,))))
 
     def serve_page(
         self,
@@ -221,19 +222,20 @@ class Store:
         :param only_if: what must hold of the marks
         """
 
-        def work(db: sqlite3.Connection, writing: bool) -> tuple[Page | NotServed, bool]:
-            row = db.execute(PAGE_SQL, (*(after or ("~", "")), limit + 1)).fetchone()
-            marks, summaries = _marks_of(row), row["summaries"].split("\n") if row["summaries"] else []
+        def work(db: Connection, writing: bool) -> tuple[Page | NotServed, bool]:
+            row = db.rows(PAGE_SQL, (*(after or ("~", "")), limit + 1))[0]
+            marks = _marks_of(row)
+            summaries = _above_horizon(row["summaries"].split("\n") if row["summaries"] else [], marks)
             if not only_if(marks):
                 return NotServed.STALE, True
-            nothing_older = bool(marks.complete) or (marks.horizon is None and marks.refreshed_at is not None)
+            nothing_older = _nothing_older(marks)
             if not (len(summaries) > limit or nothing_older or may_be_short):
                 return NotServed.BELOW_HORIZON, True
             ended = nothing_older and len(summaries) <= limit
             del summaries[limit:]
             if not summaries:
                 return Page([], after, ended), True
-            first, last = json.loads(summaries[0]), json.loads(summaries[-1])
+            first, last = _parse(summaries[0]), _parse(summaries[-1])
             page = Page(summaries, (last["updated_at"], last["id"]), ended)
             return page, _remember_served(db, marks, first["updated_at"], writing)
 
@@ -249,7 +251,7 @@ class Store:
         now = self.now()
         waiting = "pushed_at BETWEEN :minute_ago AND :now"
         return self._orders_to_check(
-            f"watch IN ('{UNCONFIRMED}', '{PUSHED}') AND NOT {waiting} ORDER BY checked_at",
+            f"watch IN ('{UNCONFIRMED}', '{PUSHED}') AND NOT {waiting} ORDER BY checked_at NULLS FIRST",
             {"before": before, "now": now, "minute_ago": shift(now, -MINUTE), "limit": limit},
         )
 
@@ -259,7 +261,11 @@ class Store:
         Unpaid ones count for a day. What was checked since `before` is left out, and for an hour what AiFi denied.
         """
         now = self.now()
-        order = "AND created_at > :hour_ago ORDER BY created_at DESC, id DESC" if young else "ORDER BY checked_at"
+        order = (
+            "AND created_at > :hour_ago ORDER BY created_at DESC, id DESC"
+            if young
+            else "ORDER BY checked_at NULLS FIRST"
+        )
         return self._orders_to_check(
             f"(watch IN ('{UNCONFIRMED}', '{PUSHED}', '{ALWAYS}') OR watch > :now) {order}",
             {"before": before, "now": now, "hour_ago": shift(now, -HOUR), "limit": limit},
@@ -269,34 +275,37 @@ class Store:
         # What lies ahead was dated by a clock that has been put back since: it does not count.
         sql = f"""SELECT * FROM orders
                   WHERE watch IS NOT NULL AND (checked_at IS NULL OR checked_at < :before OR checked_at > :now)
-                  AND (confirmed OR checked_at IS NULL OR checked_at < :denied_before OR checked_at > :now)
+                  AND (confirmed = 1 OR checked_at IS NULL OR checked_at < :denied_before OR checked_at > :now)
                   AND {condition} LIMIT :limit"""  # noqa: S608 - constants
         values = {**values, "denied_before": shift(values["now"], -HOUR)}
-        return self._read(lambda db: [_order(row) for row in db.execute(sql, values)])
+        return self._read(lambda db: [_order(row) for row in db.rows(sql, values)])
 
     def mark_checked(self, order_id: str) -> None:
         """Remember that AiFi was asked about an order now, and had nothing to say that could be taken in."""
         sql = "UPDATE orders SET checked_at = ? WHERE id = ?"
-        self._write(lambda db: db.execute(sql, (self.now(), order_id)))
+        self._write(lambda db: db.post(sql, [(self.now(), order_id)]))
 
     # --- where lists stand ---
 
     def listed_from(self, drafted_at: str, limit: int) -> list[Anchor]:
         """Return orders that a list has shown, drafted at that time or later, the oldest first."""
-        sql = "SELECT created_at, id FROM orders WHERE listed AND created_at >= ? ORDER BY created_at, id LIMIT ?"
-        return self._read(lambda db: [Anchor(*row) for row in db.execute(sql, (drafted_at, limit))])
+        sql = "SELECT created_at, id FROM orders WHERE listed = 1 AND created_at >= ? ORDER BY created_at, id LIMIT ?"
+        return self._anchors(sql, (drafted_at, limit))
 
     def listed_until(self, drafted_at: str, limit: int) -> list[Anchor]:
         """Return orders that a list has shown, drafted at that time or earlier, the newest first."""
-        sql = """SELECT created_at, id FROM orders WHERE listed AND created_at <= ?
+        sql = """SELECT created_at, id FROM orders WHERE listed = 1 AND created_at <= ?
                  ORDER BY created_at DESC, id DESC LIMIT ?"""
-        return self._read(lambda db: [Anchor(*row) for row in db.execute(sql, (drafted_at, limit))])
+        return self._anchors(sql, (drafted_at, limit))
+
+    def _anchors(self, sql: str, values: Values) -> list[Anchor]:
+        return self._read(lambda db: [Anchor(row["created_at"], row["id"]) for row in db.rows(sql, values)])
 
     def confirmed_between(self, low: str, high: str, unchecked_since: str) -> list[str]:
         """Return the ids of orders that AiFi has shown, drafted from `low` to `high`, and not checked since."""
-        sql = """SELECT id FROM orders WHERE confirmed AND created_at >= ? AND created_at <= ?
+        sql = """SELECT id FROM orders WHERE confirmed = 1 AND created_at >= ? AND created_at <= ?
                  AND (checked_at IS NULL OR checked_at < ? OR checked_at > ?) ORDER BY created_at DESC, id DESC"""
-        return self._read(lambda db: [row["id"] for row in db.execute(sql, (low, high, unchecked_since, self.now()))])
+        return self._read(lambda db: [row["id"] for row in db.rows(sql, (low, high, unchecked_since, self.now()))])
 
     # --- customers ---
 
@@ -308,26 +317,26 @@ class Store:
         trim = """DELETE FROM customers WHERE known_at <
                   (SELECT known_at FROM customers ORDER BY known_at DESC LIMIT 1 OFFSET ?)"""
 
-        def work(db: sqlite3.Connection) -> None:
-            db.execute(sql, (customer_id, _json(body), at, self.now()))
-            db.execute(trim, (MAX_CUSTOMERS - 1,))
+        def work(db: Connection) -> None:
+            db.post(sql, [(customer_id, _json(body), at, self.now())])
+            db.post(trim, [(MAX_CUSTOMERS - 1,)])
 
         self._write(work)
 
     def remove_customer(self, customer_id: str) -> None:
         """Remove a customer, whom AiFi does not know any longer."""
-        self._write(lambda db: db.execute("DELETE FROM customers WHERE id = ?", (customer_id,)))
+        self._write(lambda db: db.post("DELETE FROM customers WHERE id = ?", [(customer_id,)]))
 
     def get_customer(self, customer_id: str) -> tuple[dict[str, Any], str] | None:
         """Return a customer and since when it is known, or None."""
         sql = "SELECT body, known_at FROM customers WHERE id = ?"
-        row = self._read(lambda db: db.execute(sql, (customer_id,)).fetchone())
-        return (json.loads(row["body"]), row["known_at"]) if row else None
+        row = self._read(lambda db: _first(db.rows(sql, (customer_id,))))
+        return (_parse(row["body"]), row["known_at"]) if row else None
 
     def names_customer(self, customer_id: str) -> bool:
         """Return whether an order names the customer."""
-        sql = "SELECT 1 FROM orders WHERE customer_id = ? LIMIT 1"
-        return self._read(lambda db: db.execute(sql, (customer_id,)).fetchone()) is not None
+        sql = "SELECT id FROM orders WHERE customer_id = ? LIMIT 1"
+        return bool(self._read(lambda db: db.rows(sql, (customer_id,))))
 
     # --- stores ---
 
@@ -335,9 +344,9 @@ class Store:
         """Keep AiFi's stores in place of those that were kept."""
         rows = {store["id"]: _json(store) for store in stores}
 
-        def work(db: sqlite3.Connection) -> None:
-            db.execute("DELETE FROM stores")
-            db.executemany("INSERT INTO stores (id, body) VALUES (?, ?)", rows.items())
+        def work(db: Connection) -> None:
+            db.post("DELETE FROM stores")
+            db.post("INSERT INTO stores (id, body) VALUES (?, ?)", list(rows.items()))
 
         self._write(work, durable=False)
 
@@ -354,11 +363,15 @@ class Store:
         :raises MarksMoved: they are not: whoever lost his lock or his file moves nothing
         """
         changes = ", ".join(f"{name} = :{name}" for name in values)
-        same = " AND ".join(f"{name} IS :old_{name}" for name in ("file", *values))
-        sql = f"UPDATE marks SET {changes} WHERE {same}"  # noqa: S608 - names of fields
-        old = {f"old_{name}": getattr(marks, name) for name in ("file", *values)}
-        if self._write(lambda db: db.execute(sql, {**values, **old}).rowcount) == 0:
-            raise MarksMoved
+        sql = f"UPDATE marks SET {changes}"  # noqa: S608 - names of fields
+
+        def work(db: Connection) -> None:
+            found = _marks(db)
+            if any(getattr(found, name) != getattr(marks, name) for name in ("file", *values)):
+                raise MarksMoved
+            db.post(sql, [values])
+
+        self._write(work)
         return replace(marks, **values)
 
     def sweep(self, name: str, first_begun_at: str | None = None) -> Sweep:
@@ -367,16 +380,16 @@ class Store:
         One that began in the future begins now, too.
         """
         sql = f"SELECT {', '.join(SWEEP)} FROM sweeps WHERE name = ?"  # noqa: S608 - names of fields
-        row = self._read(lambda db: db.execute(sql, (name,)).fetchone())
+        row = self._read(lambda db: _first(db.rows(sql, (name,))))
         now = self.now()
-        sweep = Sweep(**dict(row)) if row else Sweep(name, first_begun_at or now)
+        sweep = Sweep(**{column: row[column] for column in SWEEP}) if row else Sweep(name, first_begun_at or now)
         is_ahead = age(sweep.begun_at, now) == math.inf
         return replace(sweep, begun_at=now, place=None, compared=0) if is_ahead else sweep
 
     def put_sweep(self, sweep: Sweep) -> None:
         """Remember where a sweep stands; its place may be lost, as then it only compares again."""
         sql = _upsert_sql("sweeps", SWEEP, "name")
-        self._write(lambda db: db.execute(sql, asdict(sweep)), durable=False)
+        self._write(lambda db: db.post(sql, [asdict(sweep)]), durable=False)
 
     def take_request_slot(self, interval: float) -> float:
         """Reserve the next of the slots that lie `interval` seconds apart, for all processes; return seconds until it.
@@ -384,15 +397,11 @@ class Store:
         They are below 0 where writing took longer than that. A slot need not survive a power cut, so it does not wait
         for the disk.
         """
-
-        def work(db: sqlite3.Connection) -> float:
-            now = self.clock()
-            planned: float = db.execute("SELECT next_at FROM slots").fetchone()[0]
-            slot = planned if now < planned < now + MINUTE else now
-            db.execute("UPDATE slots SET next_at = ?", (slot + interval,))
-            return slot
-
-        return self._write(work, durable=False) - self.clock()
+        sql = """UPDATE slots SET next_at = :interval + CASE WHEN next_at > :now AND next_at < :now + :ahead
+                 THEN next_at ELSE :now END RETURNING next_at"""
+        values = {"now": self.clock(), "interval": interval, "ahead": MINUTE}
+        next_at: float = self._database.change(sql, values)[0]["next_at"]
+        return next_at - interval - self.clock()
 
     # --- for the operator ---
 
@@ -400,50 +409,69 @@ class Store:
         """Note what happened last of a kind; the kinds are few. Need not survive a power cut, nor be waited for."""
         sql = """INSERT INTO notes (name, at, text, count) VALUES (?, ?, ?, 1) ON CONFLICT (name) DO
                  UPDATE SET at = excluded.at, text = excluded.text, count = notes.count + 1"""
-        self._write(lambda db: db.execute(sql, (name, self.now(), text)), durable=False, patience=NOTE_PATIENCE_SECONDS)
+        self._database.change(sql, (name, self.now(), text), NOTE_PATIENCE_SECONDS)
 
     def notes(self) -> dict[str, Note]:
         """Return the notes by name."""
-        rows = self._read(lambda db: db.execute("SELECT name, at, text, count FROM notes").fetchall())
+        rows = self._read(lambda db: db.rows("SELECT name, at, text, count FROM notes"))
         return {row["name"]: Note(row["at"], row["text"], row["count"]) for row in rows}
 
     def statistics(self, hours: int = 24) -> Statistics:
         """Count the orders, and those drafted in each of the last hours; takes a while on large mirrors."""
         now = self.now()
         names = [shift(now, -HOUR * back)[:13] for back in reversed(range(hours))]
-        sql = "SELECT substr(created_at, 1, 13) AS hour, count(*) FROM orders WHERE created_at >= ? GROUP BY hour"
+        by_hour = """SELECT substr(created_at, 1, 13) AS hour, count(*) AS orders FROM orders
+                     WHERE created_at >= ? GROUP BY hour"""
+        in_all = "SELECT count(*) AS orders FROM orders"
 
-        def work(db: sqlite3.Connection) -> Statistics:
-            found = dict(tuple(row) for row in db.execute(sql, (names[0],)))
-            total = db.execute("SELECT count(*) FROM orders").fetchone()[0]
-            return Statistics(total, [(f"{name}:00:00.000Z", found.get(name, 0)) for name in names])
+        def work(db: Connection) -> Statistics:
+            counted, (total,) = db.answers([(by_hour, (names[0],)), (in_all, ())])
+            found = {row["hour"]: row["orders"] for row in counted}
+            return Statistics(total["orders"], [(f"{name}:00:00.000Z", found.get(name, 0)) for name in names])
 
         return self._read(work, statements=2)
 
     def try_write(self) -> None:
         """Write to the disk, to see that it works."""
-        self._write(lambda db: db.execute("UPDATE marks SET file = file"))
+        self._write(lambda db: db.post("UPDATE marks SET file = file"))
 
 
 # --- statements ---
 
 
-def _marks(db: sqlite3.Connection) -> Marks:
-    row = db.execute("SELECT * FROM marks").fetchone()
-    if row is None:
-        raise sqlite3.DatabaseError("its marks are gone")
-    return _marks_of(row)
+def _marks(db: Connection) -> Marks:
+    return _only_marks(db.rows(MARKS_SQL))
 
 
-def _marks_of(row: sqlite3.Row) -> Marks:
+def _only_marks(rows: Sequence[Row]) -> Marks:
+    if not rows:
+        raise Damage("its marks are gone")
+    return _marks_of(rows[0])
+
+
+def _marks_of(row: Row) -> Marks:
     return Marks(**{name: row[name] for name in MARKS})
 
 
-def _order(row: sqlite3.Row) -> Order:
-    try:
-        order = {**json.loads(row["summary"]), **json.loads(row["detail"])}
-    except ValueError as error:
-        raise sqlite3.DatabaseError("a row cannot be read") from error
+def _nothing_older(marks: Marks) -> bool:
+    """Return whether AiFi has no order that is not here."""
+    return bool(marks.complete) or (marks.horizon is None and marks.refreshed_at is not None)
+
+
+def _above_horizon(summaries: list[str], marks: Marks) -> list[str]:
+    """Leave out what older orders could still slip below: all, while AiFi was not read yet."""
+    if _nothing_older(marks):
+        return summaries
+    if marks.horizon is None:
+        return []
+    lowest = shift(marks.horizon, SETTLING_SECONDS)
+    while summaries and _parse(summaries[-1])["updated_at"] <= lowest:
+        summaries.pop()
+    return summaries
+
+
+def _order(row: Row) -> Order:
+    order = {**_parse(row["summary"]), **_parse(row["detail"])}
     for derived in ("id", "updated_at", "display_id", "contested", "reviewed"):
         order.pop(derived)
     if order["refunded"] is None:  # AiFi did not say
@@ -453,23 +481,36 @@ def _order(row: sqlite3.Row) -> Order:
     return Order(**{**values, **flags, "order": order})
 
 
-def _select_orders(db: sqlite3.Connection, column: str, keys: Sequence[str]) -> Iterator[Order]:
-    for begin in range(0, len(keys), FEW_VARIABLES):
-        some = keys[begin : begin + FEW_VARIABLES]
-        places = ", ".join("?" * len(some))
-        for row in db.execute(f"SELECT * FROM orders WHERE {column} IN ({places})", some):  # noqa: S608 - constants
-            yield _order(row)
+def _parse(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise Damage("a row cannot be read") from error
 
 
-def _first(rows: Iterator[Order]) -> Order | None:
-    return next(rows, None)
+def _orders(db: Connection, wanted: Sequence[tuple[str, Sequence[str]]]) -> list[list[Order]]:
+    """Return for each column and its keys the orders that have one of them."""
+    statements = [_select_sql(column, keys) for column, keys in wanted]
+    return [[_order(row) for row in rows] for rows in db.answers(statements)]
 
 
-def _put_orders(db: sqlite3.Connection, snapshots: list[Snapshot], marks: Marks, now: str) -> list[Outcome]:
+def _select_sql(column: str, keys: Sequence[str]) -> tuple[str, Values]:
+    places = ", ".join("?" * len(keys)) or "NULL"
+    return f"SELECT * FROM orders WHERE {column} IN ({places})", keys  # noqa: S608 - names of columns
+
+
+def _first(rows: Sequence[T]) -> T | None:
+    return rows[0] if rows else None
+
+
+def _put_orders(db: Connection, snapshots: list[Snapshot], now: str) -> list[Outcome]:
     """Load all rows that the snapshots are about, decide in memory, and save what changed."""
-    before = {row.id: row for row in _select_orders(db, "id", [look.id for look in snapshots if look.id])}
     sessions = list({look.session_id.lower() for look in snapshots if look.session_id})
-    before.update((row.id, row) for row in _select_orders(db, "session_lower", sessions))
+    keys = [("id", [look.id for look in snapshots if look.id]), ("session_lower", sessions)]
+    statements = [(MARKS_SQL, ()), (CROWDED_SQL, (UNCONFIRMED, MAX_UNCONFIRMED - 1))]
+    found, crowded, *selected = db.answers([*statements, *(_select_sql(*key) for key in keys)])
+    marks = _only_marks(found)
+    before = {order.id: order for rows in selected for order in map(_order, rows)}
     rows, outcomes = dict(before), []
     named: dict[str, set[str]] = {session: set() for session in sessions}  # ids by session
     for row in before.values():
@@ -485,7 +526,7 @@ def _put_orders(db: sqlite3.Connection, snapshots: list[Snapshot], marks: Marks,
             del rows[kept.id]
             ids.remove(kept.id)
         if stored is None and kept is None and not after.confirmed:
-            _make_room(db)
+            _make_room(db, crowded)
         rows[after.id] = after
         ids.add(after.id)
         outcomes.append(outcome)
@@ -497,21 +538,18 @@ def _youngest(rows: list[Order]) -> Order | None:
     return max(rows, key=lambda row: row.order["created_at"], default=None)
 
 
-def _make_room(db: sqlite3.Connection) -> None:
+def _make_room(db: Connection, crowded: Sequence[Row]) -> None:
     """Bound the orders that only webhooks have named: the ones that AiFi denied longest ago make room.
 
     :raises StoreError: there are too many that AiFi was not asked about yet
     """
-    sql = "SELECT 1 FROM orders WHERE watch = ? LIMIT 1 OFFSET ?"
-    if db.execute(sql, (UNCONFIRMED, MAX_UNCONFIRMED - 1)).fetchone() is None:
-        return
-    sql = """DELETE FROM orders WHERE id = (
-             SELECT id FROM orders WHERE watch = ? AND checked_at IS NOT NULL ORDER BY checked_at LIMIT 1)"""
-    if db.execute(sql, (UNCONFIRMED,)).rowcount == 0:
+    sql = """DELETE FROM orders WHERE id = (SELECT id FROM orders WHERE watch = ? AND checked_at IS NOT NULL
+             ORDER BY checked_at LIMIT 1) RETURNING id"""
+    if crowded and not db.rows(sql, (UNCONFIRMED,)):
         raise StoreError(f"{MAX_UNCONFIRMED} orders of webhooks wait for AiFi's confirmation: no room for more")
 
 
-def _save(db: sqlite3.Connection, before: Mapping[str, Order], rows: Mapping[str, Order]) -> None:
+def _save(db: Connection, before: Mapping[str, Order], rows: Mapping[str, Order]) -> None:
     """Write what changed; that AiFi was asked counts only for an order that is asked about again."""
     changed, checked = [], []
     for row in rows.values():
@@ -522,12 +560,12 @@ def _save(db: sqlite3.Connection, before: Mapping[str, Order], rows: Mapping[str
             checked.append((row.checked_at, row.id))
     gone = [(name,) for name in before if name not in rows]
     if gone:
-        db.executemany("DELETE FROM orders WHERE id = ?", gone)
+        db.post("DELETE FROM orders WHERE id = ?", gone)
     if checked:
-        db.executemany("UPDATE orders SET checked_at = ? WHERE id = ?", checked)
+        db.post("UPDATE orders SET checked_at = ? WHERE id = ?", checked)
     if changed:
         columns = (*COLUMNS, *DERIVED)
-        db.executemany(_upsert_sql("orders", columns, "id"), changed)
+        db.post(_upsert_sql("orders", columns, "id"), changed)
 
 
 def _values(row: Order) -> dict[str, Any]:
@@ -557,12 +595,12 @@ def _upsert_sql(table: str, columns: Sequence[str], key: str) -> str:
     )
 
 
-def _remember_served(db: sqlite3.Connection, marks: Marks, until: str, writing: bool) -> bool:
+def _remember_served(db: Connection, marks: Marks, until: str, writing: bool) -> bool:
     """Remember how far up was served; return False where that must be written, but may not be here."""
     if marks.served_until and until <= marks.served_until:
         return True
     if writing:
-        db.execute("UPDATE marks SET served_until = ?", (until,))
+        db.post("UPDATE marks SET served_until = ?", [(until,)])
     return writing
 
 

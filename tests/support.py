@@ -12,7 +12,7 @@ import pytest
 
 from aifi import Client
 from config import Config
-from database import Database
+from database import SqliteDatabase
 from marks import Marks
 from orders import DETAIL, HISTORY, LIST, LISTS, SWEEP, WEBHOOK, Snapshot
 from store import Page, Store, layout
@@ -117,7 +117,7 @@ def new_store(
     path: object, origin: str = "", clock: Callable[[], float] = time.time, may_replace: bool = True
 ) -> Store:
     """Return a store on that file."""
-    return Store(Database(str(path), layout({"origin": origin}), clock, may_replace))
+    return Store(SqliteDatabase(str(path), layout({"origin": origin}), clock, may_replace))
 
 
 def join_tasks() -> None:

@@ -23,7 +23,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 import aifi
 import refresh
 import transport
-from database import Database
+from database import SqliteDatabase
 from intake import Settings
 from mirror import Mirror, Tasks
 from orders import Anchor, Order
@@ -114,7 +114,7 @@ class Histories(RuleBasedStateMachine):
         for store in self.stores:
             store.close()
         path = str(Path(self.folder, "orders.db"))
-        self.stores = [Store(Database(path, layout({}), self.clock)) for _ in range(2)]
+        self.stores = [Store(SqliteDatabase(path, layout({}), self.clock)) for _ in range(2)]
         wanted = Settings(refresh_seconds=REFRESH_SECONDS, wait_seconds=TASK_SECONDS)
         self.workers = [Mirror(Client(self.model), store, wanted, Tasks(run_here)) for store in self.stores]
 

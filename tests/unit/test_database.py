@@ -15,7 +15,7 @@ import pytest
 
 import database as database_module
 import store as store_module
-from database import Database, Layout
+from database import Connection, Layout, SqliteDatabase
 from errors import StoreError
 from orders import Outcome
 from tests.support import ago, ids, look, move_marks, new_store
@@ -31,12 +31,12 @@ def layout(version: int = 1, **origin: str) -> Layout:
 
 
 @pytest.fixture
-def open_database(path: Path) -> Iterator[Callable[..., Database]]:
+def open_database(path: Path) -> Iterator[Callable[..., SqliteDatabase]]:
     """Open the file as often as is asked for."""
     with contextlib.ExitStack() as stack:
 
-        def start(wanted: Layout | None = None, may_replace: bool = True) -> Database:
-            database = Database(str(path), wanted or layout(), may_replace=may_replace)
+        def start(wanted: Layout | None = None, may_replace: bool = True) -> SqliteDatabase:
+            database = SqliteDatabase(str(path), wanted or layout(), may_replace=may_replace)
             stack.callback(database.close)
             return database
 
@@ -44,17 +44,17 @@ def open_database(path: Path) -> Iterator[Callable[..., Database]]:
 
 
 @pytest.fixture
-def database(open_database: Callable[..., Database]) -> Database:
+def database(open_database: Callable[..., SqliteDatabase]) -> SqliteDatabase:
     return open_database()
 
 
-def add(database: Database, *names: str, **options: Any) -> None:
+def add(database: SqliteDatabase, *names: str, **options: Any) -> None:
     rows = [(name,) for name in names]
-    database.write(lambda db: db.executemany("INSERT INTO things VALUES (?)", rows), **options)
+    database.write(lambda db: db.post("INSERT INTO things VALUES (?)", rows), **options)
 
 
-def things(database: Database) -> list[str]:
-    return [name for (name,) in database.read(lambda db: db.execute("SELECT name FROM things").fetchall())]
+def things(database: SqliteDatabase) -> list[str]:
+    return [row["name"] for row in database.read(lambda db: db.rows("SELECT name FROM things"))]
 
 
 # --- transactions
@@ -69,8 +69,8 @@ def test_what_was_written_is_read(database, open_database):
 def test_a_writing_that_breaks_off_leaves_nothing_behind(database, error):
     add(database, "tea")
 
-    def work(db: sqlite3.Connection) -> None:
-        db.execute("DELETE FROM things")
+    def work(db: Connection) -> None:
+        db.post("DELETE FROM things")
         raise error
 
     with pytest.raises(error):
@@ -83,10 +83,10 @@ def test_a_writing_that_breaks_off_leaves_nothing_behind(database, error):
 def test_a_reading_of_several_statements_sees_one_state(database, open_database):
     add(database, "tea")
 
-    def work(db: sqlite3.Connection) -> list[int]:
+    def work(db: Connection) -> list[int]:
         counts = []
         for _ in range(2):
-            counts.append(db.execute("SELECT count(*) FROM things").fetchone()[0])
+            counts.append(db.rows("SELECT count(*) AS count FROM things")[0]["count"])
             add(open_database(), "milk")
         return counts
 
@@ -98,11 +98,11 @@ def test_a_reading_of_several_statements_sees_one_state(database, open_database)
 def test_a_commit_waits_for_the_disk_where_it_must_whatever_was_before(database, durable, expected):
     for before in (True, False, durable):
         add(database, "tea", durable=before)
-        assert database.write(lambda db: db.execute("PRAGMA synchronous").fetchone()[0], durable) == expected
+        assert database.write(lambda db: db.rows("PRAGMA synchronous")[0]["synchronous"], durable) == expected
 
 
 def test_a_writing_has_its_own_patience_for_another_writer(database):
-    def while_it_writes(_: sqlite3.Connection) -> str:
+    def while_it_writes(_: Connection) -> str:
         with pytest.raises(StoreError, match="busy"), ThreadPoolExecutor(1) as pool:
             pool.submit(add, database, "milk", patience=0.01).result()
         return "written"
@@ -179,7 +179,7 @@ def test_a_lock_is_free_after_a_holder_that_failed(database):
 
 
 def test_locks_of_other_names_and_other_files_are_free(database, tmp_path):
-    other = Database(str(tmp_path / "other.db"), layout())
+    other = SqliteDatabase(str(tmp_path / "other.db"), layout())
     with database.lock("refresh"), database.lock("upkeep") as first, other.lock("refresh") as second:
         assert (first, second) == (True, True)
 
@@ -228,7 +228,10 @@ def test_a_lock_outlives_the_loss_of_the_file(database, open_database, path):
 
 
 def test_a_lock_in_a_missing_folder_is_a_store_error(tmp_path):
-    with pytest.raises(StoreError, match="folder"), Database(str(tmp_path / "no" / "x.db"), layout()).lock("refresh"):
+    with (
+        pytest.raises(StoreError, match="folder"),
+        SqliteDatabase(str(tmp_path / "no" / "x.db"), layout()).lock("refresh"),
+    ):
         pytest.fail("there is no such folder")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from config import Config
-from database import Database
+from database import SqliteDatabase
 from diagnosis import REMEDIES, Notes, Overview, Services, diagnose, find_remedy, look_over
 from errors import Cause
 from store import Store, layout
@@ -25,7 +25,7 @@ class Bench:
     def __init__(self, path: Path, **variables: str):
         self.now = START
         config = Config.from_environment({**ENOUGH, "DATABASE_PATH": str(path / "orders.db"), **variables})
-        self.store = Store(Database(config.database_path, layout(config.origin()), clock=lambda: self.now))
+        self.store = Store(SqliteDatabase(config.database_path, layout(config.origin()), clock=lambda: self.now))
         self.services = Services(config, self.store, None, None, Notes(self.store))
 
     def note(self, name: str, text: str = "something") -> None:

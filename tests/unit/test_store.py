@@ -2,7 +2,6 @@
 
 import json
 import os
-import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import pytest
 
 import store as store_module
-from database import Database
+from database import Connection, SqliteDatabase
 from errors import StoreError
 from marks import MarksMoved, Sweep
 from orders import DETAIL, HISTORY, LIST, SWEEP, WEBHOOK, Anchor, Outcome, Snapshot
@@ -837,12 +836,12 @@ def test_a_mark_of_another_name_is_a_programming_error(store):
 FULL, NORMAL = 2, 1  # as SQLite numbers `synchronous`
 
 
-class WatchedDatabase(Database):
+class WatchedDatabase(SqliteDatabase):
     """Notes how each transaction is committed."""
 
-    def write(self, work: Callable[[sqlite3.Connection], Any], *arguments: Any, **options: Any) -> Any:
-        def watched(db: sqlite3.Connection) -> Any:
-            self.committed.append(db.execute("PRAGMA synchronous").fetchone()[0])
+    def write(self, work: Callable[[Connection], Any], *arguments: Any, **options: Any) -> Any:
+        def watched(db: Connection) -> Any:
+            self.committed.append(db.rows("PRAGMA synchronous")[0]["synchronous"])
             return work(db)
 
         self.committed: list[int] = []
