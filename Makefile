@@ -5,6 +5,10 @@ BIN := .venv/bin
 READY := .venv/.ready$(addprefix -,$(notdir $(PYTHON)))
 OLDEST := $(shell sed -n 's/^requires-python = ">=\([0-9.]*\)"$$/\1/p' pyproject.toml)
 
+ON_BOTH := $(addprefix tests/unit/test_,$(addsuffix .py,database store intake lookups refresh history sweep mirror)) \
+	$(addprefix tests/system/test_,$(addsuffix .py,processes latest_orders look_ups webhooks customers disputes faults load)) \
+	tests/histories
+
 .DEFAULT_GOAL := help
 .PHONY: help bench check demo fuzz pictures run test
 
@@ -32,8 +36,9 @@ pictures: $(READY) ## Take the README's pictures of the demo; needs Chromium
 run: $(READY) ## Serve by the Procfile, with the environment's settings or those in .env
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/honcho --no-prefix start --port $${PORT:-8000} web
 
-test: check ## Run `make check`, and the tests of the whole system
+test: check ## Run `make check`, and the tests of the whole system, those of the mirror on a PostgreSQL server too
 	$(BIN)/python -m pytest --numprocesses 4 --dist loadfile tests/system tests/histories  # which mostly wait
+	$(BIN)/python -m pytest --numprocesses 4 --dist loadfile --server $(ON_BOTH)
 
 # The virtual environment, made anew when the requirements or the choice of Python change.
 $(READY): requirements.txt requirements-dev.txt

@@ -25,7 +25,7 @@ import aifi
 import transport
 from commands import backfill, doctor, status
 from config import LOCAL_HOSTS, Config, read_config
-from database import SqliteDatabase
+from database import Database, SqliteDatabase
 from diagnosis import REMEDIES, Notes, Services, age_seconds, diagnose, look_over
 from errors import BridgeError, Cause, StoreError
 from intake import Settings
@@ -82,13 +82,29 @@ def create_app(config: Config | None = None) -> Flask:
 def _wire(config: Config) -> Services:
     for warning in config.warnings:
         log.warning("%s. %s", warning, REMEDIES[Cause.VARIABLE_MISSPELT])
-    store = Store(SqliteDatabase(config.database_path, layout(config.origin())))
+    store = Store(_database(config))
     token = transport.Token(**config.token)
     client = aifi.Client(config.base_url, token, config.store_ids, config.roles, store.take_request_slot)
     settings = Settings(
         config.refresh_seconds, config.refresh_wait_seconds, config.store_ids, config.roles, config.currency
     )
     return Services(config, store, client, Mirror(client, store, settings), Notes(store))
+
+
+def _database(config: Config) -> Database:
+    """Return the server that DATABASE_URL names, or the file.
+
+    :raises SystemExit: the address cannot be read
+    """
+    wanted = layout(config.origin())
+    if not config.database_url:
+        return SqliteDatabase(config.database_path, wanted)
+    from postgres import PostgresDatabase  # here, as its driver costs memory
+
+    try:
+        return PostgresDatabase(config.database_url, wanted)
+    except StoreError:
+        raise SystemExit("The bridge cannot start:\n✗ DATABASE_URL cannot be read: copy it again") from None
 
 
 def _set_up_log(level: str) -> None:

@@ -24,6 +24,7 @@ VARIABLES = {
     "REFRESH_SECONDS": "30",
     "REFRESH_WAIT_SECONDS": "3",
     "DATABASE_PATH": "orders.db",
+    "DATABASE_URL": "",
     "LOG_LEVEL": "INFO",
     "PORT": "8000",
     "WEB_CONCURRENCY": "1",
@@ -53,6 +54,7 @@ class Config:
     roles: tuple[str, ...]
     currency: str
     database_path: str
+    database_url: str  # with user and password; empty: the file
     log_level: str
     port: int
     workers: int
@@ -78,6 +80,7 @@ class Config:
             roles=reader.listed("AIFI_CUSTOMER_ROLE", r"\w+", "AiFi's roles, such as customer"),
             currency=reader.matching("AIFI_CURRENCY", r"[A-Z]{3}", "a currency code such as USD"),
             database_path=reader.text("DATABASE_PATH"),
+            database_url=reader.server("DATABASE_URL"),
             log_level=reader.matching("LOG_LEVEL", "DEBUG|INFO|WARNING|ERROR", "DEBUG, INFO, WARNING or ERROR"),
             port=reader.whole_number("PORT", most=MAX_PORT),
             workers=reader.whole_number("WEB_CONCURRENCY", most=MAX_WORKERS),
@@ -241,6 +244,16 @@ class _Reader:
             self.problems.append(f"{name} holds a ?, # or @: set it to the host and the path of AiFi's API alone")
             return ""
         return url + urlsplit(VARIABLES[name]).path if url and not urlsplit(url).path else url
+
+    def server(self, name: str) -> str:
+        """Return the address of a PostgreSQL server, which may name several hosts; it holds a password."""
+        url = _unquote(self.text(name))
+        if url and not re.fullmatch(r"postgres(ql)?://\S+", url):
+            self.problems.append(
+                f"{name} is not the address of a PostgreSQL server: set it to one that begins with postgresql://, or "
+                "remove it to use the file"
+            )
+        return url
 
     def refuse_own_address(self, config: Config) -> None:
         """Refuse a payment endpoint that is the bridge itself: each webhook would go round in a circle."""

@@ -350,8 +350,13 @@ def _prepare(db: sqlite3.Connection, layout: Layout) -> None:
     if version != layout.version:
         raise Damage(f"its schema has version {version}, this program's {layout.version}")
     found = json.loads(db.execute("SELECT settings FROM origin").fetchone()[0])
-    if differing := sorted(name for name in {**found, **layout.origin} if found.get(name) != layout.origin.get(name)):
-        raise Damage(f"it was filled with another {', '.join(differing)}")
+    if names := differing_settings(found, layout.origin):
+        raise Damage(f"it was filled with another {names}")
+
+
+def differing_settings(found: Mapping[str, str], wanted: Mapping[str, str]) -> str:
+    """Return the names of the settings that differ, with commas; an empty text where none does."""
+    return ", ".join(sorted(name for name in {**found, **wanted} if found.get(name) != wanted.get(name)))
 
 
 def _is_damage(error: sqlite3.Error | Damage) -> bool:

@@ -111,8 +111,8 @@ REMEDIES = {
     Cause.WEBHOOK_REFUSED: "Check that only AiFi sends to this URL, and only checkout or customer webhooks.",
     Cause.PUBLIC_URL_UNREACHABLE: "Check that the service is up at this address, or name another with --url.",
     Cause.PAYMENT_ENDPOINT_FAILED: "Check PAYMENT_WEBHOOK_URL, and that the retailer's payment endpoint is up.",
-    Cause.SEVERAL_INSTANCES: "Run one instance: Aide must not poll now one mirror and now another. During a deploy two "
-    "overlap for a minute.",
+    Cause.SEVERAL_INSTANCES: "Run one instance, or give all of them one DATABASE_URL: Aide must not poll now one "
+    "mirror and now another. During a deploy two overlap for a minute.",
     Cause.VARIABLE_MISSPELT: "Give the variable its right name, or remove it. The README lists all variables.",
 }
 CLIENT_REMEDY = (
@@ -121,8 +121,18 @@ CLIENT_REMEDY = (
 )
 
 
+SERVER_REMEDIES = {  # where DATABASE_URL is set
+    Cause.DATABASE_UNAVAILABLE: "Check DATABASE_URL, and that the database is up.",
+    Cause.DISK_FULL: "Give the database a larger plan: its disk is full.",
+    Cause.SEVERAL_INSTANCES: "Give all instances the same variables, DATABASE_URL too: Aide must not poll now one "
+    "mirror and now another. During a deploy that changes one, two overlap for a minute.",
+}
+
+
 def find_remedy(config: Config, cause: Cause) -> str:
     """Return what to do about a cause, in the words of the variables that are set."""
+    if config.database_url and cause in SERVER_REMEDIES:
+        return SERVER_REMEDIES[cause]
     if cause is Cause.AIFI_TOKEN_REFUSED and not config.token["access_token"]:
         return CLIENT_REMEDY
     if cause is Cause.AIFI_REFUSES and config.filters:

@@ -6,13 +6,14 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from aifi import Client
 from config import Config
-from database import SqliteDatabase
+from database import Database, Layout, SqliteDatabase
 from marks import Marks
 from orders import DETAIL, HISTORY, LIST, LISTS, SWEEP, WEBHOOK, Snapshot
 from store import Page, Store, layout
@@ -114,10 +115,45 @@ def status(store: Store, order_id: str = "1") -> str:
 
 
 def new_store(
-    path: object, origin: str = "", clock: Callable[[], float] = time.time, may_replace: bool = True
+    place: object, origin: str = "", clock: Callable[[], float] | None = None, may_replace: bool = True
 ) -> Store:
-    """Return a store on that file."""
-    return Store(SqliteDatabase(str(path), layout({"origin": origin}), clock, may_replace))
+    """Return a store on that file, or on the server of that address."""
+    return Store(new_database(str(place), layout({"origin": origin}), clock, may_replace))
+
+
+def new_database(
+    place: str, wanted: Layout, clock: Callable[[], float] | None = None, may_replace: bool = True
+) -> Database:
+    """Return the database in that file, or on the server of that address; with a clock of our own, if one is given."""
+    if not is_server(place):
+        return SqliteDatabase(place, wanted, clock or time.time, may_replace)
+    from postgres import PostgresDatabase
+
+    database = PostgresDatabase(place, wanted, may_replace)
+    if clock:
+        vars(database)["clock"] = clock
+    return database
+
+
+def is_server(place: str) -> bool:
+    return place.startswith("postgresql://")
+
+
+def lose(place: str, locks: bool = False) -> None:
+    """Lose all tables, as on a disk that is wiped; with the locks that are held, if that is said."""
+    if not is_server(place):
+        Path(place).unlink(missing_ok=True)
+        for path in Path(place).parent.glob("*.lock") if locks else ():
+            path.unlink()
+        return
+    import psycopg
+
+    with psycopg.connect(place, autocommit=True) as db:
+        others = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        while locks and db.execute(f"SELECT pg_terminate_backend(pid, 1000) {others}".encode()).fetchall():
+            pass
+        for (name,) in db.execute("SELECT nspname FROM pg_namespace WHERE starts_with(nspname, 'bridge_v')").fetchall():
+            db.execute(f"DROP SCHEMA {name} CASCADE".encode())
 
 
 def join_tasks() -> None:

@@ -60,20 +60,28 @@ def wait_until(condition: Callable[[], T], seconds: float = 10, what: str = "the
 class Bridge:
     """One bridge process, its clean environment and a client for it.
 
-    `environment` overrides the defaults by variable name; `None` removes a variable. `folder` takes the database
-    and the log; `code` is the folder with the product, `command` what starts it if not the Procfile's command. A bridge
-    that was ended can be started again: same port, same disk. The client's methods may be called from several threads.
+    `environment` overrides the defaults by variable name; `None` removes a variable. `folder` takes the log, and the
+    database if `place` names no other: a file's path, or a server's address. `code` is the folder with the product,
+    `command` what starts it if not the Procfile's command. A bridge that was ended can be started again: same port,
+    same disk. The client's methods may be called from several threads.
     """
 
     def __init__(
-        self, aifi: AiFi, folder: Path, *, code: Path = PROJECT, command: str | None = None, **environment: object
+        self,
+        aifi: AiFi,
+        folder: Path,
+        *,
+        place: str = "",
+        code: Path = PROJECT,
+        command: str | None = None,
+        **environment: object,
     ):
         defaults = {
             "AIDE_API_KEY": AIDE_KEY,
             "AIFI_ACCESS_TOKEN": aifi.access_token,
             "AIFI_BASE_URL": aifi.base_url,
             "AIFI_WEBHOOK_SECRET": WEBHOOK_SECRET,
-            "DATABASE_PATH": folder / "orders.db",
+            "DATABASE_URL" if "://" in place else "DATABASE_PATH": place or folder / "orders.db",
             "PORT": free_port(),
             "REFRESH_SECONDS": 1,
             "REFRESH_WAIT_SECONDS": 3,

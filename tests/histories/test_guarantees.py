@@ -6,6 +6,7 @@ network are replaced. `make fuzz` goes on searching with new histories for as lo
 """
 
 import contextlib
+import functools
 import json
 import logging
 import os
@@ -23,14 +24,14 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 import aifi
 import refresh
 import transport
-from database import SqliteDatabase
 from intake import Settings
 from mirror import Mirror, Tasks
 from orders import Anchor, Order
-from store import Page, Store, layout
+from store import Page, Store
 from sweep import LOOKUPS, SWEEPS
 from tests.histories import model_aifi
 from tests.histories.model_aifi import BARE, HONOURS, IGNORES, REFUSES, Client, Clock, Model
+from tests.support import is_server, lose, new_store
 from times import DAY, HOUR, MINUTE, utc_seconds, utc_text
 from translation import read_webhook
 
@@ -39,7 +40,8 @@ PAGE_SIZE, FEW_ROWS = 5, 3  # AiFi's pages and the bridge's idea of them, small,
 REFRESH_SECONDS, PAUSE_SECONDS, TASK_SECONDS = 5, 11, 10
 OVERLAP_SECONDS = 150  # just above the longest delay here, so that a mark which moved wrongly is noticed
 MAX_ORDERS, MAX_PAGES, MAX_SWEEPS = 40, 400, 200
-EXAMPLES, FUZZ_SECONDS = 80, float(os.environ.get("FUZZ_SECONDS", "0"))
+EXAMPLES, ON_A_SERVER = 80, 15  # which is slower
+FUZZ_SECONDS = float(os.environ.get("FUZZ_SECONDS", "0"))
 DISK = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # real files, but no waiting for a disk
 
 # What may happen to an order: from which states, and what it changes then.
@@ -84,11 +86,16 @@ def run_here(run: Callable[[], None], name: str) -> None:
 
 
 class Histories(RuleBasedStateMachine):
-    """AiFi, two workers on one file, a poller and a walker."""
+    """AiFi, two workers on one database, a poller and a walker.
 
-    def __init__(self):
+    :param server: the address of a server's database; without one, the tables lie in a file
+    """
+
+    def __init__(self, server: str = ""):
         super().__init__()
         self.folder = tempfile.mkdtemp(prefix="guarantees", dir=DISK)
+        self.place = server or str(Path(self.folder, "orders.db"))
+        lose(self.place)
         self.clock = Clock(START)
         self.model = Model(self.clock, page_size=PAGE_SIZE)
         self.model.before_request = self.on_request
@@ -113,8 +120,7 @@ class Histories(RuleBasedStateMachine):
     def start_workers(self) -> None:
         for store in self.stores:
             store.close()
-        path = str(Path(self.folder, "orders.db"))
-        self.stores = [Store(SqliteDatabase(path, layout({}), self.clock)) for _ in range(2)]
+        self.stores = [new_store(self.place, clock=self.clock) for _ in range(2)]
         wanted = Settings(refresh_seconds=REFRESH_SECONDS, wait_seconds=TASK_SECONDS)
         self.workers = [Mirror(Client(self.model), store, wanted, Tasks(run_here)) for store in self.stores]
 
@@ -251,9 +257,8 @@ class Histories(RuleBasedStateMachine):
 
     @rule()
     def wipe(self):
-        """The file is gone."""
-        for path in [*Path(self.folder).glob("*.db"), *Path(self.folder).glob("*.lock")]:
-            path.unlink(missing_ok=True)
+        """The tables are gone."""
+        lose(self.place, locks=True)
         self.clock.tick(0.001)  # no file is lost and begun anew within one millisecond
         self.rows, self.served, self.wiped = {}, None, True
         self.cold_start, self.head_then = self.clock.now, self.top  # a refresh under way begins it anew
@@ -574,14 +579,20 @@ def small_pages(monkeypatch, caplog):
 
 
 @pytest.fixture
-def history():
+def new_history(place):
+    """Begin a history, on the server where that is wanted."""
+    return functools.partial(Histories, place if is_server(place) else "")
+
+
+@pytest.fixture
+def history(new_history):
     """A history to be told step by step."""
-    history = Histories()
+    history = new_history()
     yield history
     history.teardown()
 
 
-def search(max_examples: int, derandomize: bool) -> None:
+def search(new_history: Callable[[], Histories], max_examples: int, derandomize: bool) -> None:
     """Try so many histories.
 
     :raises AssertionError: with the shortest one found that breaks a guarantee
@@ -595,15 +606,15 @@ def search(max_examples: int, derandomize: bool) -> None:
         suppress_health_check=list(HealthCheck),
         phases=[Phase.generate, Phase.shrink],
     )
-    run_state_machine_as_test(Histories, settings=profile)
+    run_state_machine_as_test(new_history, settings=profile)
 
 
 @pytest.mark.timeout(FUZZ_SECONDS + 900)  # a history that was found is shortened for some minutes
-def test_no_history_breaks_a_guarantee():
+def test_no_history_breaks_a_guarantee(new_history, place):
     end = time.monotonic() + FUZZ_SECONDS
-    search(EXAMPLES, derandomize=True)
+    search(new_history, ON_A_SERVER if is_server(place) else EXAMPLES, derandomize=True)
     while time.monotonic() < end:
-        search(20, derandomize=False)
+        search(new_history, 20, derandomize=False)
 
 
 # What the search has found.

@@ -7,7 +7,15 @@ import pytest
 from tests.conftest import BRIDGES
 from tests.system.support import OTHER_KEYS, QUICK, SELDOM, Receiver, wait_for_order, walk
 from tools.harness import AIDE_KEY, Bridge
+from tools.postgresql import Server
 from tools.sandbox import Sandbox
+
+
+@pytest.fixture(scope="module")
+def own_server(server: Server) -> Iterator[Server]:
+    """Run a server that a test may stop, freeze and kill."""
+    with Server(server.programs) as own_server:
+        yield own_server
 
 
 @pytest.fixture
@@ -25,20 +33,21 @@ def shops() -> Iterator[Sandbox]:
 
 
 @pytest.fixture(scope="module")
-def quiet(shops: Sandbox, tmp_path_factory) -> Iterator[Bridge]:
+def quiet(shops: Sandbox, new_place, tmp_path_factory) -> Iterator[Bridge]:
     """A bridge to it that has read all orders, for the tests that leave no trace."""
     keys = ",".join((AIDE_KEY, *OTHER_KEYS))
-    with Bridge(shops, tmp_path_factory.mktemp("quiet"), REFRESH_SECONDS=SELDOM, AIDE_API_KEY=keys) as bridge:
+    wanted = {"REFRESH_SECONDS": SELDOM, "AIDE_API_KEY": keys}
+    with new_place() as place, Bridge(shops, tmp_path_factory.mktemp("quiet"), place=place, **wanted) as bridge:
         walk(bridge)
         yield bridge
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory) -> Iterator[tuple[Sandbox, Bridge]]:
+def shared(new_place, tmp_path_factory) -> Iterator[tuple[Sandbox, Bridge]]:
     """An AiFi and a bridge that asks it at every poll, for the tests that leave both as they were."""
     with Sandbox() as sandbox:
         sandbox.seed_orders(4)
-        with Bridge(sandbox, tmp_path_factory.mktemp("shared"), **QUICK) as bridge:
+        with new_place() as place, Bridge(sandbox, tmp_path_factory.mktemp("shared"), place=place, **QUICK) as bridge:
             yield sandbox, bridge
 
 

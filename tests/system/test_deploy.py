@@ -21,7 +21,7 @@ from tools.harness import PROJECT, Bridge, procfile_command
 
 SECRETS = {"AIDE_API_KEY", "AIFI_WEBHOOK_SECRET"}
 CREDENTIALS = {"AIFI_ACCESS_TOKEN", "AIFI_CLIENT_ID", "AIFI_CLIENT_SECRET"}
-GIVEN_BY_THE_PLATFORM = {"PORT"}
+GIVEN_BY_THE_PLATFORM = {"PORT", "DATABASE_URL"}
 
 
 def heroku() -> dict:
@@ -104,6 +104,19 @@ def test_app_json_is_valid():
 
 def test_render_yaml_is_valid():
     assert complaints(render(), "render.json") == []
+
+
+def test_render_yaml_is_valid_with_the_database_that_it_describes():
+    text = (PROJECT / "render.yaml").read_text()
+    blueprint = yaml.safe_load(re.sub(r"^#\+", "", text, flags=re.MULTILINE))
+    assert complaints(blueprint, "render.json") == []
+    [database] = blueprint["databases"]
+    [service] = blueprint["services"]
+    address = next(variable for variable in service["envVars"] if variable["key"] == "DATABASE_URL")
+    assert address["fromDatabase"] == {"name": database["name"], "property": "connectionString"}
+    assert {key: value for key, value in service.items() if key != "envVars"} == {
+        key: value for key, value in render_service().items() if key != "envVars"
+    }
 
 
 @pytest.mark.parametrize(
@@ -203,8 +216,15 @@ def test_no_lock_file_makes_a_platform_install_something_else():
     assert [name for name in ("Pipfile", "Pipfile.lock", "poetry.lock", "uv.lock") if (PROJECT / name).exists()] == []
 
 
-def test_the_runtime_packages_are_three():
-    assert [requirement.name for requirement in requirements("requirements.txt")] == ["flask", "gunicorn", "requests"]
+def test_the_runtime_packages_are_three_and_the_driver_of_the_optional_server():
+    names = [requirement.name for requirement in requirements("requirements.txt")]
+    assert names == ["flask", "gunicorn", "psycopg", "requests"]
+
+
+def test_who_uses_the_file_does_not_pay_for_the_driver(bridge):
+    bridge.orders()
+    [worker] = bridge.worker_pids()
+    assert "psycopg" not in Path(f"/proc/{worker}/maps").read_text()
 
 
 @pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])

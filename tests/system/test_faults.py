@@ -20,6 +20,7 @@ from tests.system.support import (
     SELDOM,
     assert_complete,
     assert_log_is_clean,
+    check_integrity,
     delete_database,
     health,
     ids,
@@ -441,7 +442,7 @@ def test_workers_killed_at_random_lose_no_acknowledged_webhook(start_bridge, san
     wait_until(bridge.answers, what="the new workers")
     kept = {order_id for (order_id,) in query(bridge, "SELECT id FROM orders")}
     assert set(map(str, acknowledged)) <= kept
-    assert query(bridge, "PRAGMA integrity_check") == [("ok",)]
+    check_integrity(bridge)
     sandbox.start()
     wait_for_order(bridge, sandbox.checkout())
     assert_complete(bridge, sandbox)

@@ -15,6 +15,7 @@ import pytest
 import requests
 
 from store import MAX_UNCONFIRMED
+from tests.system.support import database
 from tools.harness import AIDE_KEY, WEBHOOK_SECRET, Bridge, free_port, wait_until
 
 LATEST, WEBHOOK, HEALTH = "/v1/latest_orders", "/webhooks/aifi", "/healthz"
@@ -161,7 +162,7 @@ def test_ten_megabytes_in_chunks_are_passed_on_whole(bridge, endpoint):
 
 
 def test_a_locked_database_does_not_keep_a_payment_back(bridge, endpoint, sandbox):
-    with contextlib.closing(sqlite3.connect(bridge.environment["DATABASE_PATH"], isolation_level=None)) as other:
+    with contextlib.closing(sqlite3.connect(database(bridge), isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         with ThreadPoolExecutor(3) as pool:
             bodies = [sandbox.webhook(sandbox.checkout()) for _ in range(3)]
@@ -175,7 +176,7 @@ def test_a_locked_database_does_not_keep_a_payment_back(bridge, endpoint, sandbo
 def test_too_many_unconfirmed_orders_do_not_keep_a_payment_back(bridge, endpoint, sandbox):
     body = sandbox.webhook(sandbox.checkout())
     assert bridge.webhook({**body, "orderId": 10**9}).status_code == 200
-    with contextlib.closing(sqlite3.connect(bridge.environment["DATABASE_PATH"])) as db, db:
+    with contextlib.closing(sqlite3.connect(database(bridge))) as db, db:
         names = [row[1] for row in db.execute("PRAGMA table_info(orders)")]
         [row] = db.execute("SELECT * FROM orders").fetchall()
         copy = dict(zip(names, row, strict=True))

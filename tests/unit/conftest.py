@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from pathlib import Path
 
 import pytest
 import responses
@@ -34,12 +33,12 @@ def fake(clock: Clock) -> FakeAifi:
 
 
 @pytest.fixture
-def start_world(path: Path, clock: Clock, fake: FakeAifi) -> Iterator[Callable[..., World]]:
+def start_world(place: str, clock: Clock, fake: FakeAifi) -> Iterator[Callable[..., World]]:
     """Start a mirror of the fake AiFi, with these settings."""
     with ExitStack() as stack:
 
         def start(**settings: object) -> World:
-            world = World(path, clock, fake, Settings(**{"wait_seconds": 20, **settings}))
+            world = World(place, clock, fake, Settings(**{"wait_seconds": 20, **settings}))
             stack.callback(lambda: world.store.close())
             stack.callback(join_tasks)
             return world

@@ -5,7 +5,6 @@ import json
 import random
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from aifi import Client
@@ -198,15 +197,15 @@ def fail_after(count: int, where: Callable[[str], bool] = lambda path: True) -> 
 class World:
     """A fake AiFi, a store in a real file, and the rooms between them; all on one clock that stands still."""
 
-    def __init__(self, path: Path, clock: Clock, fake: FakeAifi, settings: Settings):
-        self.path, self.clock, self.fake, self.settings = path, clock, fake, settings
-        self.store: Store = new_store(path, clock=clock)
+    def __init__(self, place: str, clock: Clock, fake: FakeAifi, settings: Settings):
+        self.place, self.clock, self.fake, self.settings = place, clock, fake, settings
+        self.store: Store = new_store(place, clock=clock)
         self.start()
 
     def start(self) -> None:
         """Begin as a new process does: what is remembered is on the disk."""
         self.store.close()
-        self.store = new_store(self.path, clock=self.clock)
+        self.store = new_store(self.place, clock=self.clock)
         self.client = FakeClient(self.fake, self.settings.store_ids, self.settings.roles)
         self.intake = Intake(self.client, self.store, self.settings)
         self.look_ups = LookUps(self.intake)

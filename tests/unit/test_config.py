@@ -100,6 +100,9 @@ def test_a_setting_of_the_mirror_is_read(name, text, field, value):
     assert getattr(read(**{name: text}), field) == value
 
 
+SEVERAL_HOSTS = "postgresql://u:p@a:1,b:2/shop?sslmode=require"
+
+
 @pytest.mark.parametrize(
     ("name", "text", "field", "value"),
     [
@@ -108,6 +111,8 @@ def test_a_setting_of_the_mirror_is_read(name, text, field, value):
         ("PAYMENT_WEBHOOK_URL", "https://pay.example/x?y=1", "payment_webhook_url", "https://pay.example/x?y=1"),
         ("AIFI_WEBHOOK_SECRET", " hook ", "webhook_secret", "hook"),
         ("DATABASE_PATH", "/data/my orders.db", "database_path", "/data/my orders.db"),
+        ("DATABASE_URL", " postgres://u:p@db/shop ", "database_url", "postgres://u:p@db/shop"),
+        ("DATABASE_URL", "'postgresql://u:p@a:1,b:2/shop?sslmode=require'", "database_url", SEVERAL_HOSTS),
         ("LOG_LEVEL", "debug", "log_level", "DEBUG"),
     ],
 )
@@ -247,9 +252,26 @@ def test_a_misspelt_variable_is_named_with_the_likely_one(name, meant):
 
 
 def test_what_is_not_of_the_bridge_is_not_misspelt():
-    others = ["PATH", "HOME", "DATABASE_URL", "WEB_PORT", "PORTS", "RENDER_EXTERNAL_URL", "PYTHON_VERSION", "WORKERS"]
+    others = [
+        "PATH",
+        "HOME",
+        "DATABASE_POOL_URL",
+        "WEB_PORT",
+        "PORTS",
+        "RENDER_EXTERNAL_URL",
+        "PYTHON_VERSION",
+        "WORKERS",
+    ]
     assert read(**dict.fromkeys([*others, "GUNICORN_CMD_ARGS", "LOG_FORMAT", "AIRFLOW_HOME"], "x")).warnings == ()
     assert read(AIFI_CURENCY="").warnings == ()
+
+
+@pytest.mark.parametrize("address", ["mysql://u:secret@db/shop", "db.example/secret", "secret", "postgres:// secret"])
+def test_an_address_of_no_postgresql_server_is_refused_and_not_repeated(address):
+    [problem] = problems({**ENOUGH, "DATABASE_URL": address})
+    assert "DATABASE_URL" in problem
+    assert "postgresql://" in problem
+    assert "secret" not in problem
 
 
 def test_a_start_that_fails_names_the_misspelt_variable_too():

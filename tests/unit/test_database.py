@@ -15,10 +15,10 @@ import pytest
 
 import database as database_module
 import store as store_module
-from database import Connection, Layout, SqliteDatabase
+from database import Connection, Database, Layout, SqliteDatabase
 from errors import StoreError
 from orders import Outcome
-from tests.support import ago, ids, look, move_marks, new_store
+from tests.support import ago, ids, look, move_marks, new_database, new_store
 from times import DAY
 
 PATIENCE_SECONDS = 30  # the disk may be slow
@@ -31,12 +31,12 @@ def layout(version: int = 1, **origin: str) -> Layout:
 
 
 @pytest.fixture
-def open_database(path: Path) -> Iterator[Callable[..., SqliteDatabase]]:
-    """Open the file as often as is asked for."""
+def open_database(place: str) -> Iterator[Callable[..., Database]]:
+    """Open the database as often as is asked for."""
     with contextlib.ExitStack() as stack:
 
-        def start(wanted: Layout | None = None, may_replace: bool = True) -> SqliteDatabase:
-            database = SqliteDatabase(str(path), wanted or layout(), may_replace=may_replace)
+        def start(wanted: Layout | None = None, may_replace: bool = True) -> Database:
+            database = new_database(place, wanted or layout(), may_replace=may_replace)
             stack.callback(database.close)
             return database
 
@@ -44,16 +44,16 @@ def open_database(path: Path) -> Iterator[Callable[..., SqliteDatabase]]:
 
 
 @pytest.fixture
-def database(open_database: Callable[..., SqliteDatabase]) -> SqliteDatabase:
+def database(open_database: Callable[..., Database]) -> Database:
     return open_database()
 
 
-def add(database: SqliteDatabase, *names: str, **options: Any) -> None:
+def add(database: Database, *names: str, **options: Any) -> None:
     rows = [(name,) for name in names]
     database.write(lambda db: db.post("INSERT INTO things VALUES (?)", rows), **options)
 
 
-def things(database: SqliteDatabase) -> list[str]:
+def things(database: Database) -> list[str]:
     return [row["name"] for row in database.read(lambda db: db.rows("SELECT name FROM things"))]
 
 
@@ -95,7 +95,7 @@ def test_a_reading_of_several_statements_sees_one_state(database, open_database)
 
 
 @pytest.mark.parametrize(("durable", "expected"), [(True, 2), (False, 1)], ids=["full", "normal"])
-def test_a_commit_waits_for_the_disk_where_it_must_whatever_was_before(database, durable, expected):
+def test_a_commit_waits_for_the_disk_where_it_must_whatever_was_before(database, path, durable, expected):
     for before in (True, False, durable):
         add(database, "tea", durable=before)
         assert database.write(lambda db: db.rows("PRAGMA synchronous")[0]["synchronous"], durable) == expected
@@ -131,8 +131,8 @@ def test_threads_share_one_store(store):
 
 
 @pytest.mark.usefixtures("patient")
-def test_stores_that_open_a_new_file_at_once_agree_on_it(path):
-    stores = [new_store(str(path)) for _ in range(8)]
+def test_stores_that_open_a_new_file_at_once_agree_on_it(place):
+    stores = [new_store(place) for _ in range(8)]
     gate = threading.Barrier(8)
 
     def put(n: int) -> None:
@@ -178,10 +178,12 @@ def test_a_lock_is_free_after_a_holder_that_failed(database):
         assert is_free
 
 
-def test_locks_of_other_names_and_other_files_are_free(database, tmp_path):
-    other = SqliteDatabase(str(tmp_path / "other.db"), layout())
-    with database.lock("refresh"), database.lock("upkeep") as first, other.lock("refresh") as second:
-        assert (first, second) == (True, True)
+def test_locks_of_other_names_and_other_databases_are_free(database, new_place):
+    with new_place() as other_place:
+        other = new_database(other_place, layout())
+        with database.lock("refresh"), database.lock("upkeep") as first, other.lock("refresh") as second:
+            assert (first, second) == (True, True)
+        other.close()
 
 
 def test_of_threads_that_ask_for_a_lock_at_once_one_gets_it(database, open_database):

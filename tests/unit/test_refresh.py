@@ -12,7 +12,7 @@ from errors import Unexpected
 from intake import PAUSE_MAX_SECONDS
 from orders import Anchor
 from refresh import OVERLAP_SECONDS
-from tests.support import ago, table
+from tests.support import ago, lose, table
 from tests.unit.fake_aifi import assert_mirrors, fail_after, raw
 from times import DAY, HOUR, MINUTE, shift, utc_text
 from transport import AifiRefused, AifiUnavailable
@@ -592,13 +592,11 @@ def test_a_refresh_that_lost_its_file_moves_nothing_and_reads_again(world, fake)
     fake.fill(300)
     world.refresh()
 
-    def lose(path: str, params: Any) -> None:
+    def lose_the_file(path: str, params: Any) -> None:
         fake.before = lambda path, params: None
-        for file in world.path.parent.glob("orders.db*"):
-            if not file.name.endswith(".lock"):
-                file.unlink()
+        lose(world.place)
 
-    fake.before = lose
+    fake.before = lose_the_file
     world.clock.move(31)
     assert world.refresh_room.run()
     assert world.marks.horizon == fake.orders[101]["draftCreatedAt"]

@@ -1,7 +1,6 @@
 """The mirror's tables and statements, in a real file with a clock of our own."""
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -23,6 +22,7 @@ from tests.support import (
     ago,
     ids,
     look,
+    lose,
     move_marks,
     page,
     rows,
@@ -243,7 +243,7 @@ def test_a_late_order_is_at_the_head_even_when_the_clock_was_put_back(served, cl
     assert ids(served)[0] == "low"
 
 
-def test_the_same_orders_come_back_to_the_same_places_in_a_new_file(open_store, path):
+def test_the_same_orders_come_back_to_the_same_places_in_a_new_file(open_store, place):
     store = open_store()
     history = [look(str(n), ago(n * 100), HISTORY, created_at=ago(n * 120)) for n in range(20)]
     listed = []
@@ -251,7 +251,7 @@ def test_the_same_orders_come_back_to_the_same_places_in_a_new_file(open_store, 
         store.put_orders(history)
         move_marks(store, horizon=ago(DAY), complete=1)
         listed.append(rows(page(store)))
-        os.remove(path)
+        lose(place)
     assert len(listed[0]) == 20
     assert listed[0] == listed[1]
 
@@ -811,9 +811,9 @@ def test_marks_that_nobody_else_moves_are_no_matter(store, open_store):
     assert (marks.horizon, marks.refreshed_at, marks.served_until) == (ago(40 * DAY), NOW, ago(300))
 
 
-def test_the_marks_of_a_file_begun_anew_are_left_alone(store, path):
+def test_the_marks_of_a_file_begun_anew_are_left_alone(store, place):
     of_the_lost_file = store.marks()
-    os.remove(path)
+    lose(place)
     for values in ({"horizon": ago(4 * HOUR)}, {"complete": 1}, {"failures": 1}):
         with pytest.raises(MarksMoved):
             store.move_marks(of_the_lost_file, **values)

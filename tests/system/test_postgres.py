@@ -1,0 +1,412 @@
+"""A PostgreSQL server: what it does to the store that a file does not, and what the store does on it."""
+
+import contextlib
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from config import Config
+from database import Connection, Database, Layout
+from errors import StoreError
+from orders import WEBHOOK, Outcome
+from store import Store, layout
+from tests.support import ENOUGH, ago, look, lose, move_marks, new_database, new_store, page
+from tests.system.test_processes import _stop_within_a_batch, process, receive
+from times import DAY
+from tools.harness import wait_until
+from tools.postgresql import PASSWORD, Server
+
+IN_TIME = 7  # seconds: waiting for 3, and 3 for a connection; the machine may be slow
+MENDS = 3
+THINGS = "CREATE TABLE things (name TEXT);"
+
+
+@pytest.fixture
+def place(own_server: Server) -> Iterator[str]:
+    with own_server.new_database() as place:
+        yield place
+
+
+@pytest.fixture
+def open_database(place: str) -> Iterator[Callable[..., Database]]:
+    with contextlib.ExitStack() as stack:
+
+        def start(address: str = place, version: int = 1, may_replace: bool = True, **origin: str) -> Database:
+            database = new_database(address, Layout(version, THINGS, origin), may_replace=may_replace)
+            stack.callback(database.close)
+            return database
+
+        yield start
+
+
+def add(database: Database, name: str, **options: Any) -> None:
+    database.write(lambda db: db.post("INSERT INTO things VALUES (?)", [(name,)]), **options)
+
+
+def things(database: Database) -> list[str]:
+    return [row["name"] for row in database.read(lambda db: db.rows("SELECT name FROM things"))]
+
+
+def namespaces(server: Server, place: str) -> list[str]:
+    sql = "SELECT nspname FROM pg_namespace WHERE nspname LIKE 'bridge%' ORDER BY 1"
+    return [name for (name,) in server.run_sql(sql, place.rpartition("/")[2])]
+
+
+def run_sql(server: Server, place: str, sql: str) -> None:
+    """Run a statement with the namespace in the place of {}."""
+    name = next(name for name in namespaces(server, place) if not name.endswith("set_aside"))
+    server.run_sql(sql.format(name), place.rpartition("/")[2])
+
+
+# --- a server that is away
+
+
+@contextlib.contextmanager
+def stopped(server: Server) -> Iterator[None]:
+    server.stop()
+    yield
+    server.restart()
+
+
+def assert_fails_in_time(call: Callable[[], object]) -> None:
+    begun = time.monotonic()
+    with pytest.raises(StoreError):
+        call()
+    assert time.monotonic() - begun < IN_TIME
+
+
+@pytest.mark.parametrize("away", [stopped, Server.frozen], ids=["stopped", "frozen"])
+def test_while_the_server_is_away_all_fails_in_time_and_then_all_is_well_again(own_server, open_store, away):
+    store = open_store()
+    store.put_orders([look("before", source=WEBHOOK)])
+    with away(own_server):
+        for call in (
+            store.marks,
+            lambda: store.put_orders([look("during")]),
+            lambda: store.take_request_slot(0.5),
+            lambda: store.lock("refresh").__enter__(),
+            open_store().marks,
+        ):
+            assert_fails_in_time(call)
+    wait_until(lambda: works(store), MENDS, "the store")
+    assert store.get_order("before")
+
+
+def works(store: Store) -> bool:
+    try:
+        return store.put_orders([look("after")]) != []
+    except StoreError:
+        return False
+
+
+def test_a_server_that_starts_again_soon_is_not_even_noticed(own_server, store):
+    own_server.stop()
+    starting = threading.Timer(0.5, own_server.restart)
+    starting.start()
+    try:
+        assert store.put_orders([look(source=WEBHOOK)]) == [Outcome.NEW]
+    finally:
+        starting.join()
+
+
+def test_what_was_acknowledged_survives_the_servers_crash(own_server, store):
+    for number in range(50):
+        store.put_orders([look(str(number), source=WEBHOOK)])
+    own_server.kill()
+    own_server.restart()
+    assert all(store.get_order(str(number)) for number in range(50))
+
+
+def test_connections_that_are_cut_again_and_again_are_not_even_noticed(own_server, open_store):
+    stores, over = [open_store() for _ in range(2)], threading.Event()
+
+    def cut() -> None:
+        while not over.wait(0.05):
+            own_server.cut()
+
+    def put(number: int) -> None:
+        assert stores[number % 2].put_orders([look(str(number), source=WEBHOOK)])
+        assert stores[number % 2].get_order(str(number))
+
+    cutting = threading.Thread(target=cut)
+    cutting.start()
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(put, range(200)))
+    finally:
+        over.set()
+        cutting.join()
+    assert all(stores[0].get_order(str(number)) for number in range(200))
+
+
+def test_a_lock_ends_with_its_connection(own_server, open_store):
+    store, other = open_store(), open_store()
+    with store.lock("refresh") as is_free:
+        assert is_free
+        own_server.cut()
+        with other.lock("refresh") as is_free:
+            assert is_free
+    assert store.marks()
+
+
+def test_a_writer_that_is_frozen_holds_the_others_up_for_moments_only(open_store, place):
+    store = open_store()
+    store.put_orders([look("first"), look("last")])
+    with process(_stop_within_a_batch, place) as (_, pipe):
+        assert receive(pipe) == "in the middle"
+        assert store.put_orders([look("after")]) == [Outcome.NEW]
+    assert store.get_order("new") is None
+
+
+def test_a_process_needs_four_connections_at_most(own_server, open_store, place):
+    store, seen = open_store(), []
+
+    def work(number: int) -> None:
+        store.put_orders([look(str(number))])
+        page(store, 5)
+        sql = f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{place.rpartition('/')[2]}'"
+        seen.append(own_server.run_sql(sql)[0][0])
+
+    move_marks(store, horizon=ago(DAY), complete=1)
+    with store.lock("refresh"), store.lock("upkeep"), ThreadPoolExecutor(16) as pool:
+        list(pool.map(work, range(100)))
+    assert 3 <= max(seen) <= 4
+
+
+# --- what it says
+
+
+WRONG = {
+    "another password": (lambda server: server.url(password="another-secret"), "refuses the user or the password"),
+    "no such user": (lambda server: server.url(user="somebody"), "refuses the user or the password"),
+    "no such database": (lambda server: server.url("nowhere"), "no such database"),
+    "no such host": (lambda server: server.url().replace("127.0.0.1", "db.invalid"), "host is unknown"),
+    "nobody listens": (lambda server: server.url().replace(str(server.port), "1"), "cannot be reached"),
+    "no TLS": (lambda server: f"{server.url()}?sslmode=require", "TLS"),
+}
+
+
+@pytest.mark.parametrize(("address", "words"), WRONG.values(), ids=WRONG)
+def test_an_address_that_will_not_do_is_told_in_words_without_its_secrets(own_server, caplog, address, words):
+    caplog.set_level(logging.DEBUG)
+    store = new_store(address(own_server))
+    with pytest.raises(StoreError, match=words) as failure:
+        store.marks()
+    told = str(failure.value) + store.name + caplog.text
+    assert not [word for word in (PASSWORD, "another-secret", "somebody", "127.0.0.1", "db.invalid") if word in told]
+
+
+def test_of_several_hosts_the_one_that_answers_is_used(own_server):
+    address = own_server.url().replace("127.0.0.1", "127.0.0.1:1,127.0.0.1").replace("postgresql:", "postgres:")
+    config = Config.from_environment({**ENOUGH, "DATABASE_URL": address})
+    database = new_database(config.database_url.replace("postgres:", "postgresql:"), Layout(1, THINGS, {"host": "b"}))
+    add(database, "tea")
+    assert things(database) == ["tea"]
+    database.close()
+
+
+# --- namespaces
+
+
+def test_versions_and_origins_do_not_disturb_each_other(open_database):
+    first, second, third = open_database(), open_database(version=2), open_database(account="another")
+    for database, name in ((first, "tea"), (second, "milk"), (third, "salt")):
+        add(database, name)
+    assert [things(database) for database in (first, second, third)] == [["tea"], ["milk"], ["salt"]]
+
+
+def test_instances_that_begin_at_once_agree(open_database):
+    databases, gate = [open_database() for _ in range(8)], threading.Barrier(8)
+
+    def begin(database: Database) -> None:
+        gate.wait(10)
+        add(database, "tea")
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(begin, databases))
+    assert things(databases[0]) == ["tea"] * 8
+
+
+def test_tables_that_are_dropped_while_in_use_are_begun_anew_by_all(open_database, place):
+    first, second = open_database(), open_database()
+    add(first, "tea")
+    assert things(second) == ["tea"]
+    lose(place)
+    add(first, "milk")
+    assert things(second) == ["milk"]
+
+
+DAMAGE = {
+    "a table is gone": "DROP TABLE {}.orders",
+    "another column": "ALTER TABLE {}.orders RENAME COLUMN watch TO watched",
+    "no marks": "DELETE FROM {}.marks",
+    "what is no JSON": "UPDATE {}.orders SET detail = 'garbage'",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_tables_of_no_use_are_set_aside_once_for_all(own_server, open_store, place, damage):
+    store, other = open_store(), open_store()
+    for _ in range(2):
+        store.put_orders([look("1")])
+        assert other.get_order("1")
+        run_sql(own_server, place, damage)
+        assert store.put_orders([look("1"), look("2")]) == [Outcome.NEW] * 2
+        assert other.get_order("2")
+        assert store.get_order("2")
+    name, aside = namespaces(own_server, place)
+    assert aside == f"{name}_set_aside"
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_a_command_leaves_tables_of_no_use_to_the_service(own_server, open_store, place, damage):
+    open_store().put_orders([look("1")])
+    run_sql(own_server, place, damage)
+    with pytest.raises(StoreError):
+        open_store(may_replace=False).put_orders([look("1")])
+    assert len(namespaces(own_server, place)) == 1
+
+
+@pytest.mark.parametrize(
+    ("version", "origin", "named"),
+    [(1, {"AIFI_STORE_ID": "4"}, "another AIFI_STORE_ID"), (2, {"AIFI_STORE_ID": "3"}, "another version")],
+)
+def test_a_command_begins_no_mirror_beside_the_services(own_server, open_database, place, version, origin, named):
+    add(open_database(AIFI_STORE_ID="3"), "tea")
+    with pytest.raises(StoreError, match=named):
+        things(open_database(version=version, may_replace=False, **origin))
+    assert len(namespaces(own_server, place)) == 1
+    assert things(open_database(AIFI_STORE_ID="3", may_replace=False)) == ["tea"]
+
+
+def test_a_mirror_that_nobody_used_for_a_week_is_dropped(own_server, open_database, place):
+    add(open_database(account="old"), "tea")
+    [old] = namespaces(own_server, place)
+    add(open_database(account="recent"), "milk")
+    [recent] = set(namespaces(own_server, place)) - {old}
+    for name, days in ((old, 7.1), (recent, 6.9)):
+        about = f'{{"settings": {{}}, "used_at": {time.time() - days * DAY}}}'
+        own_server.run_sql(f"COMMENT ON SCHEMA {name} IS '{about}'", place.rpartition("/")[2])
+    own_server.run_sql("CREATE SCHEMA bridge_of_another_program", place.rpartition("/")[2])
+    add(open_database(account="new"), "salt")
+    left = set(namespaces(own_server, place))
+    assert old not in left
+    assert {recent, "bridge_of_another_program"} < left
+    assert len(left) == 3
+
+
+# --- promises
+
+
+@pytest.mark.parametrize(("durable", "expected"), [(True, "on"), (False, "off")])
+def test_a_commit_waits_for_the_disk_where_it_must(open_database, durable, expected):
+    show = "SHOW synchronous_commit"
+    work = lambda db: db.rows(show)[0]["synchronous_commit"]  # noqa: E731
+    assert open_database().write(work, durable) == expected
+
+
+def test_a_writing_waits_for_another_instances_as_long_as_it_is_told(open_database):
+    database, other = open_database(), open_database()
+    add(other, "tea")
+
+    def while_it_writes(_: Connection) -> None:
+        db_begun = time.monotonic()
+        with pytest.raises(StoreError, match="busy"):
+            add(other, "milk", patience=0.2)
+        assert time.monotonic() - db_begun < 2
+
+    database.write(lambda db: (db.rows("SELECT 1 AS one"), while_it_writes(db)))
+    add(other, "salt")
+    assert things(database) == ["tea", "salt"]
+
+
+def test_a_slot_for_a_request_and_a_note_do_not_wait_for_a_writer(place):
+    database, other = new_database(place, layout({})), new_store(place)
+    other.marks()
+
+    def while_it_writes(db: Connection) -> float:
+        db.rows("UPDATE marks SET failures = 1 RETURNING failures")
+        other.put_note("aide", "polled")
+        return other.take_request_slot(0.5)
+
+    assert database.write(while_it_writes) <= 0
+    assert other.notes()["aide"].text == "polled"
+    database.close()
+    other.close()
+
+
+def test_the_clock_is_the_servers_whatever_the_machines_own_says(own_server, open_database, monkeypatch):
+    monkeypatch.setattr(time, "time", lambda: 45.0)
+    seconds = open_database().clock()
+    assert abs(seconds - float(own_server.run_sql("SELECT extract(epoch FROM clock_timestamp())")[0][0])) < 1
+
+
+def test_text_with_nul_is_kept_as_far_as_the_server_can(open_database):
+    database = open_database()
+    add(database, "tea\0milk")
+    assert things(database) == ["tea\ufffdmilk"]
+
+
+# --- round trips
+
+
+class Line:
+    """The line to a server; counts how often it turns from the server's answer to the next question."""
+
+    def __init__(self, port: int):
+        self.trips, self._asking = 0, False
+        self._port = port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                server = socket.create_connection(("127.0.0.1", self._port))
+                for source, target in ((client, server), (server, client)):
+                    threading.Thread(target=self._pass_on, args=(source, target, source is client), daemon=True).start()
+
+    def _pass_on(self, source: socket.socket, target: socket.socket, asks: bool) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 20):
+                self.trips += asks and not self._asking
+                self._asking = asks
+                target.sendall(data)
+        for end in (source, target):
+            end.close()
+
+    def count(self, call: Callable[[], object]) -> int:
+        before = self.trips
+        call()
+        return self.trips - before
+
+
+@pytest.fixture
+def line(own_server: Server) -> Iterator[Line]:
+    line = Line(own_server.port)
+    yield line
+    line.close()
+
+
+def test_a_page_and_an_order_take_one_trip_a_webhook_two_and_a_list_of_200_three(own_server, place, line):
+    store = new_store(place.replace(str(own_server.port), str(line.port)))
+    move_marks(store, horizon=ago(DAY), complete=1)
+    store.put_orders([look("1")])
+    page(store)
+    assert line.count(lambda: page(store)) == 1
+    assert line.count(lambda: store.show_order("1")) == 1
+    assert line.count(lambda: store.put_orders([look("2", source=WEBHOOK)])) == 2
+    assert line.count(lambda: store.put_orders([look(str(number)) for number in range(200)])) <= 3
+    assert line.count(lambda: store.take_request_slot(0.5)) == 1
+    store.close()
