@@ -152,7 +152,7 @@ class Client(Transport):
         try:
             orders = self._page(USUAL, {**filters, "pageSize": 3})
         except AifiRefused as error:
-            if error.status not in NOT_UNDERSTOOD:
+            if error.status not in (*NOT_UNDERSTOOD, *UNKNOWN):
                 raise
             return []
         return orders if len(orders) < 3 else []  # so many: it was ignored
@@ -162,13 +162,18 @@ class Client(Transport):
         return next(iter(self._page(USUAL, {"pageSize": 1})), None)
 
     def knows_update_filter(self, now: str, pace: Pace = USUAL) -> bool:
-        """Return whether AiFi lists nothing that was updated since the day after tomorrow, as it should."""
+        """Return whether AiFi lists nothing that was updated since the day after tomorrow, as it should.
+
+        An order without a time may pass any bound, so it proves nothing; but so many of them are a list without one.
+        """
+        bound = shift(now, 2 * DAY)
         try:
-            return not self._page(pace, {"minUpdatedAt": shift(now, 2 * DAY), "pageSize": 1})
+            orders = self._page(pace, {"minUpdatedAt": bound, "pageSize": FEW_ROWS})
         except AifiRefused as error:
             if error.status not in NOT_UNDERSTOOD:
                 raise
             return False
+        return len(orders) < FEW_ROWS and all((read_updated_at(order) or bound) >= bound for order in orders)
 
     def get_order(self, order_id: str, pace: Pace = USUAL) -> Any | None:
         """Return the raw details of an order, or None where AiFi knows no such id."""
@@ -335,10 +340,7 @@ class Client(Transport):
             **filters,
             **({"page": number} if number else {}),
         }
-        answer = self._with_contests(params, pace)
-        orders = _listed(answer, "data")
-        if answer.get("errors"):
-            raise AifiUnavailable("AiFi's list of orders tells of errors")
+        orders = _listed(self._with_contests(params, pace), "data")
         if orders and not any(map(read_order_id, orders)):
             raise AifiUnreadable("none of AiFi's orders has an id that can be read")
         self._most_rows = max(self._most_rows, len(orders))
@@ -389,9 +391,12 @@ def _anchors_of(orders: Any) -> list[Anchor]:
 
 
 def _listed(answer: Any, name: str) -> list[Any]:
+    """Return the rows of a list; one that tells of an error, too, may lack some or all of them."""
     rows = answer.get(name) if isinstance(answer, dict) else None
     if not isinstance(rows, list):
         raise AifiUnavailable(f"AiFi's answer has no {name}")
+    if answer.get("errors") or answer.get("error") or str(answer.get("type")).startswith("E_"):
+        raise AifiUnavailable(f"AiFi's answer with {name} tells of an error")
     return rows
 
 

@@ -110,6 +110,8 @@ NONSENSE = {
     "an error with 200": '{"message": "no", "type": "E_NO"}',
     "errors beside data": '{"data": [], "errors": [{"error": "no"}]}',
     "errors beside orders": '{"data": [{"id": 1}], "errors": ["no"]}',
+    "an error beside data": '{"data": [], "error": "no"}',
+    "an error's type beside data": '{"data": [], "message": "no", "type": "E_FAILED"}',
     "nested without end": "[" * 100_000,
 }
 
@@ -123,8 +125,9 @@ def test_a_list_that_is_none_makes_aifi_unavailable(api, client, body, read):
 
 
 @pytest.mark.parametrize("errors", [[], {}, None, ""], ids=repr)
-def test_errors_that_are_none_do_no_harm(api, client, errors):
-    api.get(ORDERS_URL, json={"data": [{"id": 7}], "errors": errors})
+@pytest.mark.parametrize("name", ["errors", "error", "type"])
+def test_errors_that_are_none_do_no_harm(api, client, name, errors):
+    api.get(ORDERS_URL, json={"data": [{"id": 7}], name: errors})
     assert client.try_list() == {"id": 7}
 
 
@@ -426,7 +429,7 @@ def test_an_order_is_found_by_a_filter(fake, reader):
     assert [order["id"] for order in reader.find_orders(sessionId="s3")] == [3]
 
 
-@pytest.mark.parametrize("status", [400, 422])
+@pytest.mark.parametrize("status", [400, 404, 422])
 def test_a_filter_that_is_refused_finds_nothing(fake, reader, status):
     fake.fill(5)
     fake.refuses, fake.status_of_refusal = {"sessionId"}, status
@@ -459,6 +462,24 @@ def test_one_request_tells_whether_aifi_knows_the_filter_by_update(fake, reader,
         setattr(fake, name, value)
     assert reader.knows_update_filter(NOW) is expected
     assert len(fake.asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("habit", "expected"), [({}, True), ({"ignores": {"minUpdatedAt"}}, False)], ids=["knows it", "ignores it"]
+)
+@pytest.mark.parametrize("count", [1, 3])
+def test_orders_without_a_time_of_update_do_not_tell_that_the_filter_is_ignored(fake, reader, count, habit, expected):
+    fake.fill(50)
+    fake.add(*(raw(100 + number, ago(0), updatedAt=None) for number in range(count)))
+    for name, value in habit.items():
+        setattr(fake, name, value)
+    assert reader.knows_update_filter(NOW) is expected
+
+
+def test_a_list_of_orders_that_all_lack_the_time_of_update_is_not_trusted(fake, reader):
+    fake.fill(50)
+    fake.hides, fake.ignores = {"updatedAt"}, {"minUpdatedAt"}
+    assert reader.knows_update_filter(NOW) is False
 
 
 # --- what an old deployment may lack
