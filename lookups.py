@@ -1,6 +1,7 @@
 """One order or one customer, asked of AiFi: by its id, or by its session's or the retailer's own id."""
 
 import logging
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ from transport import AifiRefused
 log = logging.getLogger("bridge.lookups")
 
 MAX_NAME = 200  # of a session or an external id
+MAX_PUT_OFF = 1000  # orders that wait for a look-up
 
 
 class LookUps:
@@ -31,6 +33,24 @@ class LookUps:
     def __init__(self, intake: Intake):
         self._intake = intake
         self._client, self._store, self._settings = intake.client, intake.store, intake.settings
+        self._put_off: deque[str] = deque(maxlen=MAX_PUT_OFF)
+
+    def put_off(self, order_id: str) -> None:
+        """Remember an order that is to be looked up when nobody waits for it."""
+        if order_id not in self._put_off:
+            self._put_off.append(order_id)
+
+    def catch_up(self, most: int) -> None:
+        """Look up so many of the orders that were put off, each once; what fails is left to the sweep.
+
+        :raises AifiUnavailable: AiFi did not answer
+        """
+        for _ in range(min(most, len(self._put_off))):
+            order_id = self._put_off.popleft()
+            try:
+                self.look_up(order_id, None)
+            except (AifiRefused, AifiUnreadable) as error:
+                log.warning("AiFi's order %s cannot be read: %s", order_id, error)
 
     def look_up(self, order_id: str, session_id: str | None) -> Order | None:
         """Ask AiFi for an order, by its session where no id is known; return it as it stands then.

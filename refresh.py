@@ -6,7 +6,7 @@ import math
 import time
 from typing import Any
 
-from aifi import ANCHORS, NOT_UNDERSTOOD, AifiIncomplete, AifiUnreadable, ListPage
+from aifi import ANCHORS, NOT_UNDERSTOOD, AifiIncomplete, ListPage
 from errors import BridgeError, Unexpected
 from intake import CONTESTS_BY_TIME, PAUSE_MAX_SECONDS, Intake, Tally
 from lookups import LookUps
@@ -20,7 +20,6 @@ log = logging.getLogger("bridge.refresh")
 
 OVERLAP_SECONDS = 5 * MINUTE  # for clocks that differ and orders that AiFi shows late
 REFRESH_LIMIT_SECONDS = 120.0  # for all of a refresh
-LOOKUPS = 10  # of contested orders, at most, in a refresh
 
 
 class Refresh:
@@ -234,13 +233,13 @@ class Refresh:
         """Read the contests opened or settled since the last refresh [R]; return whether AiFi lists them by time.
 
         AiFi's clock may be behind: so it is since the newest update that AiFi has shown, if that is earlier. The order
-        that comes with a contest counts where it is of the contest's state; else it is looked up.
+        that comes with a contest counts where it is of the contest's state; else it is looked up after the refresh.
         """
         since = shift(min(filter(None, (marks.refreshed_at, marks.newest_update)), default=started), -OVERLAP_SECONDS)
         contests = self._intake.try_optional(CONTESTS_BY_TIME, lambda: self._client.list_contests(since, pace))
         if contests is None:
             return False
-        orders, others = [], []
+        orders = []
         for contest in contests:
             order_id, status, order = read_contested(contest)
             known = self._store.get_order(order_id) if order_id else None
@@ -249,12 +248,8 @@ class Refresh:
             if order:
                 orders.append(order)
             elif known is None or known.status != status:
-                others.append(order_id)
+                self._look_ups.put_off(order_id)
         self._intake.store_page(ListPage(orders, ended=True, full=False), LIST, tally)
-        with contextlib.suppress(AifiUnavailable):  # what is left is found by the sweep
-            for order_id in others[:LOOKUPS]:
-                with contextlib.suppress(AifiRefused, AifiUnreadable):
-                    self._look_ups.look_up(order_id, None)
         return True
 
     def _read_disputes(self, briefly: bool, pace: Pace, tally: Tally) -> None:

@@ -5,7 +5,7 @@ import logging
 import time
 from dataclasses import replace
 
-from aifi import AifiUnreadable
+from aifi import AifiUnreadable, ListPage
 from intake import OFFER, OFFERED, STORES, Intake, Tally
 from lookups import LookUps
 from marks import Marks, Sweep
@@ -48,7 +48,8 @@ class Upkeep:
                 log.warning("Looking orders up, or the sweep, broke off: %s", error)
 
     def _check_orders(self, marks: Marks) -> None:
-        """Look up by id what a webhook told of, and without `minUpdatedAt` what AiFi may still change."""
+        """Look up what a contest or a webhook told of, and without `minUpdatedAt` what AiFi may still change."""
+        self._look_ups.catch_up(LOOKUPS)
         started = self._store.now()
         rows = self._store.pushed_orders(LOOKUPS, started)
         if marks.unfiltered_at:
@@ -111,14 +112,16 @@ class Upkeep:
         tally = Tally(late_before=shift(self._store.now(), -LATE_SECONDS))
         if sweep.place:
             place = Anchor.parse(sweep.place)
-            page, high = self._intake.read_on(place, pace), place.drafted_at
+            pages, high = [self._intake.read_on(place, pace)], place.drafted_at
         else:
-            page = next(self._client.walk(pace=pace))
-            high = "~"
-        self._intake.store_page(page, SWEEP, tally)
+            pages, high = self._top(pace), "~"
+        for page in pages:
+            self._intake.store_page(page, SWEEP, tally)
+        page = pages[-1]
         low = "" if page.ended or not page.anchors else page.anchors[0].drafted_at
         is_done = page.ended or (low <= self._lowest(sweep.name, marks) and not (sweep.name == ALL and marks.complete))
-        shown = set(map(read_order_id, page.orders))
+        orders = [order for page in pages for order in page.orders]
+        shown = set(map(read_order_id, orders))
         # Below the horizon single orders are mirrored, which changed or were looked up: they are asked for by id.
         reach = "" if is_done and sweep.name == ALL else low
         lacking = [name for name in self._store.confirmed_between(reach, high, sweep.begun_at) if name not in shown]
@@ -126,13 +129,22 @@ class Upkeep:
         if found:
             log.warning("Found late by the sweep, as nothing told of it: %d orders", found)
         now = self._store.now()
-        sweep = replace(sweep, stepped_at=now, compared=sweep.compared + len(page.orders), found=sweep.found + found)
+        sweep = replace(sweep, stepped_at=now, compared=sweep.compared + len(orders), found=sweep.found + found)
         if len(lacking) <= LOOKUPS:
             sweep = replace(sweep, place=str(page.anchors[0]) if page.anchors else None)
             if is_done:
                 sweep = replace(sweep, place=None, begun_at=now, ended_at=now, compared=0)
         self._store.put_sweep(sweep)
-        return 1 + len(lacking[:LOOKUPS])
+        return len(pages) + len(lacking[:LOOKUPS])
+
+    def _top(self, pace: Pace) -> list[ListPage]:
+        """Return the list's first pages, as many as lead to an order by whose draft time it can be read on."""
+        pages = []
+        for page in self._client.walk(pace=pace):
+            pages.append(page)
+            if page.anchors:
+                break
+        return pages
 
     def _is_found(self, order_id: str) -> bool:
         """Look up an order that a list lacks; return whether AiFi's word differs from the mirror's."""

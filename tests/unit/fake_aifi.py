@@ -209,7 +209,7 @@ class World:
         self.client = FakeClient(self.fake, self.settings.store_ids, self.settings.roles)
         self.intake = Intake(self.client, self.store, self.settings)
         self.look_ups = LookUps(self.intake)
-        self.refresh_room = Refresh(self.intake, LookUps(self.intake))
+        self.refresh_room = Refresh(self.intake, self.look_ups)
         self.history = History(self.intake)
         self.upkeep = Upkeep(self.intake, self.look_ups)
         self.mirror = Mirror(self.client, self.store, self.settings)

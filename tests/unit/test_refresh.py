@@ -816,6 +816,33 @@ def test_an_order_that_does_not_come_with_its_contest_is_looked_up(contests, fak
     contests.clock.move(40)
     open_contest(fake, 3, contests.clock, order=order)
     contests.refresh()
+    contests.upkeep.run()
+    assert contests.status(3) == "contested"
+
+
+def test_an_order_of_a_contest_that_hangs_holds_no_refresh_up(contests, fake):
+    contests.clock.move(40)
+    open_contest(fake, 3, contests.clock, order=None)
+
+    def hang(path: str, params: Any) -> None:
+        assert path != "/orders/3"
+
+    fake.before = hang
+    fake.add(raw(999, utc_text(contests.clock())))
+    contests.refresh()
+    assert contests.status(999) == "paid"
+    assert contests.status(3) == "paid"
+
+
+def test_an_order_of_a_contest_that_could_not_be_looked_up_is_asked_for_again(contests, fake):
+    contests.clock.move(40)
+    open_contest(fake, 3, contests.clock, order=None)
+    contests.refresh()
+    fake.before = fail_after(0, lambda path: path == "/orders/3")
+    contests.upkeep.run()
+    fake.before = lambda path, params: None
+    contests.refresh()
+    contests.upkeep.run()
     assert contests.status(3) == "contested"
 
 

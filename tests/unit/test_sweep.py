@@ -64,6 +64,15 @@ def test_orders_that_aifi_deleted_are_removed(swept, fake, deleted):
     assert swept.ids() == set(fake.orders)
 
 
+@pytest.mark.parametrize("count", [1, 250, 450])
+def test_orders_without_a_draft_time_at_the_top_do_not_hold_it_up(swept, fake, count):
+    fake.nulls_first = True
+    fake.add(*(raw(9000 + number, None, createdAt=ago(600), updatedAt=ago(600)) for number in range(count)))
+    fake.change(3, totalPrice="9.99", updatedAt=fake.orders[3]["updatedAt"])
+    swept.sweep(rounds=2)
+    assert swept.store.get_order("3").order["total_amount"] == 9.99
+
+
 def test_an_order_that_the_list_lacks_but_aifi_has_is_kept(swept, fake):
     fake.drops = {200}
     swept.sweep(rounds=2)
