@@ -19,7 +19,7 @@ from config import WEBHOOK_PATH, Config, complete_address
 from diagnosis import Services, describe_filters, diagnose, find_remedy, is_disk_full, look_over, name_cause
 from errors import BridgeError, Cause, StoreError
 from orders import LIST
-from times import DAY, minute_text, shift, utc_seconds
+from times import DAY, minute_text, shift, utc_seconds, utc_text
 from translation import Unreadable, read_order
 from transport import AifiError, AifiRefused, Token
 
@@ -87,7 +87,9 @@ def doctor(url: str) -> None:
 
 
 def _services() -> Services:
+    """Return the services of a command: the shell it runs in may have other variables than the running service."""
     services: Services = current_app.extensions["bridge"]
+    services.store.keep_tables()
     return services
 
 
@@ -155,7 +157,7 @@ def _check_aifi(examination: Examination) -> Iterator[Finding]:
     except BridgeError as error:
         yield examination.wrong(error.cause, f"AiFi: {error}")
     except Unreadable as error:
-        yield examination.wrong(Cause.AIFI_UNAVAILABLE, f"AiFi: its newest order cannot be read: {error}")
+        yield examination.wrong(Cause.AIFI_UNREADABLE, f"AiFi: its newest order cannot be read: {error}")
 
 
 def _check_details(examination: Examination, client: Client, newest: Any) -> Iterator[Finding]:
@@ -265,7 +267,7 @@ def _check_webhook(examination: Examination, address: str) -> Finding:
     answer = _send(
         "POST",
         address + WEBHOOK_PATH,
-        json={"timeOfIssue": examination.services.store.now()},
+        json={"timeOfIssue": utc_text(time.time())},
         # As bytes, since text in a header can only be Latin-1.
         headers={"Authorization": f"Bearer {examination.config.webhook_secret}".encode()},
     )
@@ -355,9 +357,9 @@ CHECKS: tuple[tuple[str, Cause, Check], ...] = (
 def backfill(days: int) -> None:
     """Read older orders into the mirror; goes on where it was when started again."""
     services, count, begun = _services(), 0, time.monotonic()
-    now = services.store.now()
-    until = shift(now, -days * DAY)
     try:
+        now = services.store.now()
+        until = shift(now, -days * DAY)
         services.mirror.refresh()
         start = services.store.marks().horizon or now
         span = max(1, round(utc_seconds(start) - utc_seconds(until)))

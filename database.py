@@ -71,9 +71,14 @@ class Connection(Protocol):
 
 
 class Database(Protocol):
-    """Where the tables lie, for any number of threads and processes. `name` is for people, and holds no secret."""
+    """Where the tables lie, for any number of threads and processes.
+
+    `name` is for people, and holds no secret. `may_replace`: whether tables that are of no use may be set aside, and
+    new ones be begun beside others; a command leaves that to the service.
+    """
 
     name: str
+    may_replace: bool
 
     def read(self, work: Callable[[Connection], T], statements: int = 1) -> T:
         """Run a reading; more than one statement need a transaction to see the same state, one is its own.
@@ -122,7 +127,7 @@ class SqliteDatabase:
 
     :param path: the file; created, set aside or begun anew as needed
     :param clock: seconds since 1970; tests replace it
-    :param may_replace: whether a file that is of no use may be set aside; a command leaves that to the service
+    :param may_replace: see `Database`
     """
 
     def __init__(
@@ -131,7 +136,7 @@ class SqliteDatabase:
         self.name = os.path.abspath(path)
         self.clock = clock
         self._layout = layout
-        self._may_replace = may_replace
+        self.may_replace = may_replace
         self._idle: list[_Connection] = []
         self._writing = threading.Lock()  # lets the threads queue, where SQLite's own lock makes them poll
 
@@ -197,7 +202,7 @@ class SqliteDatabase:
                     db.execute("COMMIT")
             except (sqlite3.Error, Damage) as error:
                 db.close()
-                if last_try or not (self._may_replace and _is_damage(error)):
+                if last_try or not (self.may_replace and _is_damage(error)):
                     raise StoreError(f"the database cannot be used: {error}") from error
                 self._set_aside(db.file_id[0], str(error))
             except BaseException:
@@ -232,7 +237,7 @@ class SqliteDatabase:
                 try:
                     return self._connect()
                 except (sqlite3.Error, Damage) as error:
-                    if last_try or not (self._may_replace and _is_damage(error)):
+                    if last_try or not (self.may_replace and _is_damage(error)):
                         raise StoreError(f"the database cannot be opened: {error}") from error
                     self._rename(str(error))
         raise AssertionError("unreachable")
@@ -283,7 +288,7 @@ class SqliteDatabase:
         if _inode(self.name) is None:
             self._remove(self.name)
             self._remove_companions()
-        elif index and not journal and self._may_replace:
+        elif index and not journal and self.may_replace:
             self._rename("its journal was deleted")
 
     def _set_aside(self, inode: tuple[int, int] | None, why: str) -> None:

@@ -122,7 +122,7 @@ class PostgresDatabase:
     """The tables on a server; connected to when first used. See `Database` for what it offers.
 
     :param url: the server's address, as libpq takes it, also several hosts; with user and password
-    :param may_replace: whether tables that are of no use may be set aside; a command leaves that to the service
+    :param may_replace: see `Database`
     :raises StoreError: the address cannot be read
     """
 
@@ -132,7 +132,7 @@ class PostgresDatabase:
         except psycopg.Error:
             raise StoreError("the database's address cannot be read") from None
         self.name = f'PostgreSQL, database "{address.get("dbname", "")}"'
-        self._layout, self._may_replace = layout, may_replace
+        self._layout, self.may_replace = layout, may_replace
         settings = json.dumps(dict(layout.origin), sort_keys=True)
         self._namespace = f"bridge_v{layout.version}_{hashlib.sha256(settings.encode()).hexdigest()[:12]}"
         options = {"search_path": self._namespace, **SERVER_SETTINGS}
@@ -235,7 +235,7 @@ class PostgresDatabase:
 
         :raises StoreError: it could not be done
         """
-        may_replace, pause = self._may_replace, FIRST_PAUSE_SECONDS
+        may_replace, pause = self.may_replace, FIRST_PAUSE_SECONDS
         while True:
             session = None
             try:
@@ -297,7 +297,7 @@ class PostgresDatabase:
         except BaseException:
             session.close()
             raise
-        if self._may_replace and session.opened_at - self._tidied_at > HOUR:
+        if self.may_replace and session.opened_at - self._tidied_at > HOUR:
             self._tidied_at = session.opened_at
             try:
                 self._tidy(session)
@@ -352,7 +352,7 @@ class PostgresDatabase:
 
     def _refuse_others(self, session: "_Session") -> None:
         """Refuse to begin a mirror beside the service's, if this is a command."""
-        others = [] if self._may_replace else [_read_signature(row["about"]) for row in session.rows(NAMESPACES)]
+        others = [] if self.may_replace else [_read_signature(row["about"]) for row in session.rows(NAMESPACES)]
         if others:
             settings = max(others, key=lambda about: about["used_at"])["settings"]
             names = differing_settings(settings, self._layout.origin)

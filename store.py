@@ -169,6 +169,10 @@ class Store:
         """Hold the lock of that name over all threads and processes; see `Database.lock`."""
         return self._database.lock(name)
 
+    def keep_tables(self) -> None:
+        """From now on, set no tables aside: they are the running service's, which knows better."""
+        self._database.may_replace = False
+
     def close(self) -> None:
         """Close the idle connections; the store may be used again."""
         self._database.close()

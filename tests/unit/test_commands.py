@@ -12,6 +12,8 @@ from click.testing import Result
 import commands
 from app import create_app
 from config import Config
+from diagnosis import REMEDIES
+from errors import Cause
 
 AIFI = "https://api.aifi.com/api/admin/v2"
 HERE = "https://shop.example"
@@ -216,7 +218,25 @@ def test_a_payment_endpoint_that_cannot_be_reached_is_named(web, run):
     assert "Payment endpoint: pay.example does not answer (ConnectionError)" in line
 
 
+def test_a_newest_order_that_cannot_be_read_is_told_with_the_remedy_for_that(web, run):
+    web.replace("GET", f"{AIFI}/orders", json={"data": [{"id": 7}]})
+    [line] = lines(run("doctor", "--url", HERE))
+    assert "its newest order cannot be read" in line
+    assert REMEDIES[Cause.AIFI_UNREADABLE] in line
+
+
 # --- the database
+
+
+@pytest.mark.parametrize("words", [("status",), ("doctor", "--url", HERE), ("backfill", "--days", "1")], ids=" ".join)
+def test_a_command_of_a_shell_with_another_variable_leaves_the_services_mirror_alone(web, run, tmp_path, words):
+    run("backfill", "--days", "1")
+    path = tmp_path / "orders.db"
+    before = path.read_bytes()
+    result = run(*words, AIFI_STORE_ID="4")
+    assert "it was filled with another AIFI_STORE_ID" in result.output
+    assert path.read_bytes() == before
+    assert not list(tmp_path.glob("*.set-aside"))
 
 
 def test_a_database_failure_is_named_once_with_its_path_and_the_rest_is_checked(web, run, tmp_path):
