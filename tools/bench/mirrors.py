@@ -31,10 +31,10 @@ def parts_of(bridge: Bridge) -> Services:
     return create_app(Config.from_environment(bridge.environment)).extensions["bridge"]
 
 
-def idle_bridge(folder: Path) -> Bridge:
+def idle_bridge(folder: Path, place: str = "") -> Bridge:
     """Return a bridge, not started, that answers from its mirror alone: it takes it for fresh for a day."""
     folder.mkdir()
-    return Bridge(NO_AIFI, folder, REFRESH_SECONDS=86400)
+    return Bridge(NO_AIFI, folder, place=place, REFRESH_SECONDS=86400)
 
 
 def fill(bridge: Bridge, count: int) -> None:

@@ -19,6 +19,7 @@ from tools.bench import load, mirrors
 from tools.bench.load import Run, Target
 from tools.bench.report import Ratios, Row, a_second, milliseconds, say
 from tools.harness import AIDE_KEY, WEBHOOK_SECRET, Bridge, wait_until
+from tools.postgresql import Server, find_programs
 from tools.sandbox import Sandbox
 
 SMALL = 1_000
@@ -60,6 +61,53 @@ def rows(folder: Path, quick: bool) -> Iterator[Row]:
         _catch_up(servers.small, rounds, seconds)
         yield from _memory(servers, count)
     yield _size(disk, as_json)
+    yield from _on_a_server(folder, rounds, seconds)
+
+
+# --- a PostgreSQL server ---
+
+
+def _on_a_server(folder: Path, rounds: int, seconds: int) -> Iterator[Row]:
+    """Measure a mirror on a server beside one in a file, both on this machine, and both on disk at each commit."""
+    if not (programs := find_programs()):
+        return
+    say(f"A PostgreSQL server beside the file: {rounds} times {seconds} s each")
+    with Server(programs, durable=True) as server, server.new_database() as place:
+        bridges = (mirrors.idle_bridge(folder / "server", place), mirrors.idle_bridge(folder / "file"))
+        for bridge in bridges:
+            mirrors.fill(bridge, SMALL)
+        with bridges[0] as on_server, bridges[1] as in_file:
+            for figure, target in (
+                ("`latest_orders` (50 orders)", lambda bridge: Target(bridge.port, "/v1/latest_orders", KEY)),
+                ("one order", _any_order),
+                ("webhooks acknowledged", _webhook_target),
+            ):
+                runs = {bridge: functools.partial(load.run, target(bridge), seconds) for bridge in bridges}
+                rates = _in_turn(runs, rounds)
+                yield Row(
+                    f"{figure} a second, from a PostgreSQL server on this machine",
+                    a_second(rates[on_server]),
+                    f"from the file: {a_second(rates[in_file])}",
+                    str(Ratios(rates[on_server], rates[in_file])),
+                    "–",
+                    True,
+                )
+            yield _server_memory(_resident(on_server), _resident(in_file))
+
+
+def _any_order(bridge: Bridge) -> Target:
+    return Target(bridge.port, "/v1/orders/{n}", KEY, first=mirrors.FIRST_ID, count=SMALL, stride=7919)
+
+
+def _server_memory(on_server: float, in_file: float) -> Row:
+    return Row(
+        "memory of a worker whose mirror is on a PostgreSQL server",
+        f"{on_server:.0f} MiB",
+        f"in a file: {in_file:.0f} MiB",
+        f"{on_server - in_file:+.0f} MiB",
+        "≤ + 6 MiB",
+        on_server - in_file <= 6,
+    )
 
 
 # --- the start ---
@@ -246,8 +294,7 @@ def _catch_up(small: Bridge, rounds: int, seconds: int) -> None:
     """Load the small mirror with what only the large one has seen, so that their memory can be compared."""
     say("The same load on the small mirror, for its memory")
     late_page = f"/v1/latest_orders?page_token={mirrors.page_token(small, SMALL // 50 - 1)}"
-    any_order = Target(small.port, "/v1/orders/{n}", KEY, first=mirrors.FIRST_ID, count=SMALL, stride=7919)
-    for target in (any_order, Target(small.port, late_page, KEY), _webhook_target(small)):
+    for target in (_any_order(small), Target(small.port, late_page, KEY), _webhook_target(small)):
         load.run(target, max(1, rounds * seconds // 3))
 
 
