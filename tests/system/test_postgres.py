@@ -2,7 +2,9 @@
 
 import contextlib
 import logging
+import shutil
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +22,7 @@ from tests.support import ENOUGH, ago, look, lose, move_marks, new_database, new
 from tests.system.test_processes import _stop_within_a_batch, process, receive
 from times import DAY
 from tools.harness import wait_until
-from tools.postgresql import PASSWORD, Server
+from tools.postgresql import PASSWORD, Server, debians_programs
 
 IN_TIME = 7  # seconds: waiting for 3, and 3 for a connection; the machine may be slow
 MENDS = 3
@@ -209,6 +211,32 @@ def test_of_several_hosts_the_one_that_answers_is_used(own_server):
     add(database, "tea")
     assert things(database) == ["tea"]
     database.close()
+
+
+@pytest.fixture(scope="module")
+def secure_server(tmp_path_factory) -> Iterator[Server]:
+    """Run a server that knows TLS, where there is one: that of the package does not."""
+    if not (shutil.which("openssl") and debians_programs()):
+        pytest.skip("there is no server with TLS here: it takes Debian's postgresql, and openssl")
+    key, certificate = (tmp_path_factory.mktemp("tls") / name for name in ("key", "certificate"))
+    command = f"openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -keyout {key} -out {certificate}"
+    subprocess.run(command.split(), check=True, capture_output=True)
+    with Server(debians_programs()[0], tls=(key, certificate)) as secure_server:
+        yield secure_server
+
+
+@pytest.mark.parametrize("mode", ["require", "verify-full"])
+def test_a_server_is_reached_by_tls(secure_server, mode):
+    address = secure_server.url(host="localhost") + f"?sslmode={mode}&sslrootcert={secure_server.certificate}"
+    store = new_store(address)
+    assert store.put_orders([look(mode)]) == [Outcome.NEW]
+    store.close()
+
+
+def test_a_server_with_another_certificate_is_refused_in_words(secure_server):
+    address = secure_server.url(host="127.0.0.1") + f"?sslmode=verify-full&sslrootcert={secure_server.certificate}"
+    with pytest.raises(StoreError, match="certificate"):
+        new_store(address).marks()
 
 
 # --- namespaces
