@@ -16,7 +16,7 @@ import math
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import psycopg
@@ -52,6 +52,7 @@ CONNECTING: dict[str, Any] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 10_000,
     "application_name": "aifi-aide-bridge",
+    "client_encoding": "utf8",
 }
 # The server's own bounds hold where an instance is frozen or cut off: it must not keep a lock.
 SERVER_SETTINGS = {
@@ -118,6 +119,13 @@ class _Clock(NamedTuple):
     read_at: float
 
 
+class _Signature(NamedTuple):
+    """What is written on a namespace: what it mirrors, and when it was used last."""
+
+    settings: dict[str, str]
+    used_at: float
+
+
 class PostgresDatabase:
     """The tables on a server; connected to when first used. See `Database` for what it offers.
 
@@ -131,7 +139,8 @@ class PostgresDatabase:
             address = conninfo_to_dict(url)
         except psycopg.Error:
             raise StoreError("the database's address cannot be read") from None
-        self.name = f'PostgreSQL, database "{address.get("dbname", "")}"'
+        named = address.get("dbname")
+        self.name = f'PostgreSQL, database "{named}"' if named else "PostgreSQL"
         self._layout, self.may_replace = layout, may_replace
         settings = json.dumps(dict(layout.origin), sort_keys=True)
         self._namespace = f"bridge_v{layout.version}_{hashlib.sha256(settings.encode()).hexdigest()[:12]}"
@@ -289,6 +298,8 @@ class PostgresDatabase:
         session = _Session.connect(self._address, autocommit=True, context=self._adapters, row_factory=dict_row)
         try:
             session.opened_at, session.deadline = time.monotonic(), deadline
+            if session.info.parameter_status("server_encoding") != "UTF8":
+                raise StoreError("the database cannot be used: create it with the encoding UTF8")
             self._read_clock(session)
             [row] = session.rows(FIND, (self._namespace,))
             session.namespace = row["namespace"]
@@ -313,8 +324,10 @@ class PostgresDatabase:
             before = time.monotonic()
             [row] = session.rows(READ_CLOCK)
             after = time.monotonic()
-            clock = _Clock(row["now"] - (before + after) / 2, (after - before) / 2, after)
-            if self._clock is None or clock.doubt <= self._clock.doubt + CLOCK_DRIFT * (after - self._clock.read_at):
+            clock, known = _Clock(row["now"] - (before + after) / 2, (after - before) / 2, after), self._clock
+            doubt = known.doubt + CLOCK_DRIFT * (after - known.read_at) if known else math.inf
+            # One that contradicts what is known was put right, or is another server's.
+            if known is None or clock.doubt <= doubt or abs(clock.ahead - known.ahead) > clock.doubt + doubt:
                 self._clock = clock
             if clock.doubt < CLOCK_SECONDS:
                 return
@@ -352,27 +365,28 @@ class PostgresDatabase:
 
     def _refuse_others(self, session: "_Session") -> None:
         """Refuse to begin a mirror beside the service's, if this is a command."""
-        others = [] if self.may_replace else [_read_signature(row["about"]) for row in session.rows(NAMESPACES)]
+        others = {} if self.may_replace else _read_signatures(session)
         if others:
-            settings = max(others, key=lambda about: about["used_at"])["settings"]
-            names = differing_settings(settings, self._layout.origin)
+            latest = max(others.values(), key=lambda signature: signature.used_at)
+            names = differing_settings(latest.settings, self._layout.origin)
             raise StoreError(f"the database was filled {f'with another {names}' if names else 'by another version'}")
 
     def _sign(self, session: "_Session") -> None:
         """Write on the namespace what it mirrors, and that it is in use."""
-        about = {"settings": dict(self._layout.origin), "used_at": round(self.clock())}
-        session.post_about("COMMENT ON SCHEMA {} IS {}", self._namespace, quoting.Literal(json.dumps(about)))
+        signature = _Signature(dict(self._layout.origin), round(self.clock()))
+        text = quoting.Literal(json.dumps(signature._asdict()))
+        session.post_about("COMMENT ON SCHEMA {} IS {}", self._namespace, text)
 
     def _tidy(self, session: "_Session") -> None:
         """Once an hour, sign the namespace, and drop those that nobody has used for a week."""
         self._take_turn(session)
         oldest = self.clock() - UNUSED_SECONDS
-        for row in session.rows(NAMESPACES):
-            if row["name"] == self._namespace:
+        for name, signature in _read_signatures(session).items():
+            if name == self._namespace:
                 self._sign(session)
-            elif _read_signature(row["about"])["used_at"] < oldest:
-                log.info("Dropping a mirror that was not used for a week: %s", row["name"])
-                session.post_about("DROP SCHEMA {} CASCADE", row["name"])
+            elif signature.used_at < oldest:
+                log.info("Dropping a mirror that was not used for a week: %s", name)
+                session.post_about("DROP SCHEMA {} CASCADE", name)
         session.rows("COMMIT")
 
 
@@ -463,13 +477,13 @@ def _key(name: str) -> int:
     return int.from_bytes(hashlib.blake2s(name.encode(), digest_size=8).digest(), "big", signed=True)
 
 
-def _read_signature(about: str | None) -> Mapping[str, Any]:
-    """Return what was written on a namespace; one without a signature was never used."""
-    try:
-        found = json.loads(about or "")
-        return {"settings": dict(found["settings"]), "used_at": float(found["used_at"])}
-    except (ValueError, TypeError, KeyError):
-        return {"settings": {}, "used_at": 0.0}
+def _read_signatures(session: _Session) -> dict[str, _Signature]:
+    """Return the signatures of all mirrors by namespace; one without is not a bridge's."""
+    found = {}
+    for row in session.rows(NAMESPACES):
+        with contextlib.suppress(ValueError, TypeError):
+            found[row["name"]] = _Signature(**json.loads(row["about"] or ""))
+    return found
 
 
 def _close(session: _Session | None) -> None:

@@ -204,6 +204,12 @@ def test_an_address_that_will_not_do_is_told_in_words_without_its_secrets(own_se
     assert not [word for word in (PASSWORD, "another-secret", "somebody", "127.0.0.1", "db.invalid") if word in told]
 
 
+def test_a_database_of_another_encoding_is_refused_in_words(own_server):
+    own_server.run_sql("CREATE DATABASE latin ENCODING 'LATIN1' TEMPLATE template0")
+    with pytest.raises(StoreError, match="UTF8"):
+        new_store(own_server.url("latin")).marks()
+
+
 def test_of_several_hosts_the_one_that_answers_is_used(own_server):
     address = own_server.url().replace("127.0.0.1", "127.0.0.1:1,127.0.0.1").replace("postgresql:", "postgres:")
     config = Config.from_environment({**ENOUGH, "DATABASE_URL": address})
@@ -321,11 +327,11 @@ def test_a_mirror_that_nobody_used_for_a_week_is_dropped(own_server, open_databa
     for name, days in ((old, 7.1), (recent, 6.9)):
         about = f'{{"settings": {{}}, "used_at": {time.time() - days * DAY}}}'
         own_server.run_sql(f"COMMENT ON SCHEMA {name} IS '{about}'", place.rpartition("/")[2])
-    own_server.run_sql("CREATE SCHEMA bridge_of_another_program", place.rpartition("/")[2])
+    own_server.run_sql("CREATE SCHEMA bridge_view_of_another_program", place.rpartition("/")[2])
     add(open_database(account="new"), "salt")
     left = set(namespaces(own_server, place))
     assert old not in left
-    assert {recent, "bridge_of_another_program"} < left
+    assert {recent, "bridge_view_of_another_program"} < left
     assert len(left) == 3
 
 
