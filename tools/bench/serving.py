@@ -61,7 +61,8 @@ def rows(folder: Path, quick: bool) -> Iterator[Row]:
         _catch_up(servers.small, rounds, seconds)
         yield from _memory(servers, count)
     yield _size(disk, as_json)
-    yield from _on_a_server(folder, rounds, seconds)
+    if not quick:
+        yield from _on_a_server(folder, rounds, seconds)
 
 
 # --- a PostgreSQL server ---
