@@ -361,8 +361,8 @@ def test_a_writing_waits_for_another_instances_as_long_as_it_is_told(open_databa
 
 
 def test_a_slot_for_a_request_and_a_note_do_not_wait_for_a_writer(place):
-    database, other = new_database(place, layout({})), new_store(place)
-    other.marks()
+    database, other = new_database(place, layout({"origin": ""})), new_store(place)
+    assert database.read(lambda db: db.rows("SELECT file FROM marks"))[0]["file"] == other.marks().file
 
     def while_it_writes(db: Connection) -> float:
         db.rows("UPDATE marks SET failures = 1 RETURNING failures")
@@ -379,6 +379,13 @@ def test_the_clock_is_the_servers_whatever_the_machines_own_says(own_server, ope
     monkeypatch.setattr(time, "time", lambda: 45.0)
     seconds = open_database().clock()
     assert abs(seconds - float(own_server.run_sql("SELECT extract(epoch FROM clock_timestamp())")[0][0])) < 1
+
+
+def test_all_text_is_compared_byte_by_byte_whatever_the_databases_locale(own_server, store, place):
+    columns = """SELECT count(*), count(*) FILTER (WHERE collation_name = 'C') FROM information_schema.columns
+                 WHERE table_schema LIKE 'bridge%' AND data_type = 'text'"""
+    [(count, byte_by_byte)] = own_server.run_sql(columns, place.rpartition("/")[2])
+    assert count == byte_by_byte > 30
 
 
 def test_text_with_nul_is_kept_as_far_as_the_server_can(open_database):

@@ -238,7 +238,7 @@ def test_a_lock_in_a_missing_folder_is_a_store_error(tmp_path):
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EIO, errno.ENOSYS], ids=errno.errorcode.get)
-def test_a_disk_that_knows_no_locks_is_a_store_error(database, monkeypatch, number):
+def test_a_disk_that_knows_no_locks_is_a_store_error(database, path, monkeypatch, number):
     monkeypatch.setattr(fcntl, "flock", failing(number))
     with pytest.raises(StoreError, match=f"folder cannot be used: {os.strerror(number)}"), database.lock("refresh"):
         pytest.fail("it cannot be locked")
