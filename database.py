@@ -26,6 +26,7 @@ T = TypeVar("T")
 Values = Sequence[Any] | Mapping[str, Any]  # for the places `?` or `:name` of a statement
 FileId = tuple[tuple[int, int] | None, tuple[int, int] | None]  # device and inode, of the file and of its journal
 
+COMMAND_HINT = "; a command needs the variables and the release of the running service"
 BUSY_SECONDS = 3.0  # for SQLite's lock, and before that for our own
 JOURNAL_BYTES = 16 * 1024 * 1024
 PAGE_BYTES = 8192  # two or three orders; on SQLite's own pages of 4096 one would stand alone
@@ -238,7 +239,8 @@ class SqliteDatabase:
                     return self._connect()
                 except (sqlite3.Error, Damage) as error:
                     if last_try or not (self.may_replace and _is_damage(error)):
-                        raise StoreError(f"the database cannot be opened: {error}") from error
+                        hint = COMMAND_HINT if isinstance(error, Damage) else ""
+                        raise StoreError(f"the database cannot be opened: {error}{hint}") from error
                     self._rename(str(error))
         raise AssertionError("unreachable")
 

@@ -27,7 +27,7 @@ from psycopg.rows import dict_row
 from psycopg.types.numeric import IntDumper
 from psycopg.types.string import StrDumper
 
-from database import BUSY_SECONDS, Connection, Layout, Row, Values, differing_settings
+from database import BUSY_SECONDS, COMMAND_HINT, Connection, Layout, Row, Values, differing_settings
 from errors import Cause, Damage, StoreError
 from times import DAY, HOUR, MINUTE
 
@@ -369,7 +369,8 @@ class PostgresDatabase:
         if others:
             latest = max(others.values(), key=lambda signature: signature.used_at)
             names = differing_settings(latest.settings, self._layout.origin)
-            raise StoreError(f"the database was filled {f'with another {names}' if names else 'by another version'}")
+            filler = f"with another {names}" if names else "by another version"
+            raise StoreError(f"the database cannot be used: it was filled {filler}{COMMAND_HINT}")
 
     def _sign(self, session: "_Session") -> None:
         """Write on the namespace what it mirrors, and that it is in use."""

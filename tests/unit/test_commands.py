@@ -225,6 +225,12 @@ def test_a_newest_order_that_cannot_be_read_is_told_with_the_remedy_for_that(web
     assert REMEDIES[Cause.AIFI_UNREADABLE] in line
 
 
+def test_the_doctor_asks_once_where_the_database_fails(web, run):
+    web.replace("GET", f"{HERE}/healthz", json={"status": "degraded", "problems": [], "next_steps": []})
+    run("doctor", "--url", HERE)
+    assert len(calls(web, "GET", f"{HERE}/healthz")) == 1
+
+
 # --- the database
 
 
