@@ -126,10 +126,13 @@ class Client(Transport):
             if shown:
                 return
 
-    def read_below(self, anchors: Sequence[Anchor], pace: Pace = USUAL, **filters: Any) -> ListPage:
+    def read_below(
+        self, anchors: Sequence[Anchor], pace: Pace = USUAL, widening: float = 0.0, **filters: Any
+    ) -> ListPage:
         """Return the page that begins with an order where an earlier page ended: that proves that nothing lies between.
 
         :param anchors: the order where it ended, and then the ones before, which serve where AiFi has deleted that one
+        :param widening: by how many seconds the bounds of time are widened at least
         :raises AifiIncomplete: none of them comes back, though AiFi has one
         :raises AifiGone: AiFi has deleted them all
         """
@@ -138,10 +141,10 @@ class Client(Transport):
         was_shown = {name: value for name, value in filters.items() if not name.startswith("min")}
         for anchor in anchors:
             try:
-                for widening in self._attempts([anchor], was_shown, pace):
-                    page = self._read_from(anchor, widening, pace, filters)
+                for wider in self._attempts([anchor], was_shown, pace, widening):
+                    page = self._read_from(anchor, wider, pace, filters)
                     if page is not None:
-                        self._remember(widening)
+                        self._remember(wider)
                         return page
             except AifiIncomplete as error:
                 failure = error
@@ -224,7 +227,9 @@ class Client(Transport):
 
     # --- how lists are read ---
 
-    def _attempts(self, witnesses: Sequence[Anchor], filters: Mapping[str, Any], pace: Pace) -> Iterator[float]:
+    def _attempts(
+        self, witnesses: Sequence[Anchor], filters: Mapping[str, Any], pace: Pace, least: float = 0.0
+    ) -> Iterator[float]:
         """Yield by how many seconds to widen the bounds of time, while a witness that did not come should have come.
 
         A missing one is a sign: of an answer that is wrong by mistake (so it is asked for again), of an order that was
@@ -232,7 +237,7 @@ class Client(Transport):
 
         :raises AifiIncomplete: none of this explains it
         """
-        widening = self._known_widening()
+        widening = max(self._known_widening(), least)
         yield widening
         yield widening
         kept = next((anchor for anchor in witnesses if self._is_listed(anchor, filters, pace)), None)
@@ -265,7 +270,7 @@ class Client(Transport):
         anchors, number = list(after), 0
         while True:
             if anchors:
-                page = self.read_below(anchors, pace, **filters)
+                page = self.read_below(anchors, pace, widening, **filters)
             else:  # at the top, where orders without a draft time may fill whole pages
                 orders = self._page(pace, _widened(filters, widening), number)
                 page = self._list_page(orders, ended=not orders)

@@ -102,7 +102,7 @@ class Upkeep:
         sweep = self._store.sweep(name, marks.begun_at)
         top, low = utc_seconds(sweep.begun_at), utc_seconds(self._lowest(name, marks))
         place = utc_seconds(Anchor.parse(sweep.place).drafted_at) if sweep.place else top
-        done = (top - place) / max(1.0, top - low)
+        done = min(1.0, (top - place) / max(1.0, top - low))  # it goes below where a complete mirror learned of more
         due = age(sweep.begun_at, self._store.now()) / (SWEEP_AIM * SWEEPS[name][1])
         return due - done > SWEEP_SLACK
 

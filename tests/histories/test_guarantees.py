@@ -672,3 +672,23 @@ def test_an_order_shown_late_as_the_file_was_lost_is_met_when_it_changes(history
     history.stirred.update({2} if news else ())
     history.poll(worker=0, size=1, pause=60, at_requests=[], at_pages=[])  # which excuses what the design names alone
     assert ("2" in history.known) == is_met
+
+
+def test_an_order_that_shows_late_below_a_complete_mirror_does_not_hold_the_sweep_up(history):
+    history.begin(HONOURS, lag=0, offset=0, lists_sessions=False, past=[])
+    history.create_late(minutes=6)
+    history.poll(worker=0, size=1, pause=60, at_requests=[], at_pages=[])
+    history.create(late=0, count=1, push="none", with_id=False)
+    history.walk(worker=0, size=1, at_pages=[])
+    history.sweep()
+
+
+def test_a_new_process_reads_several_pages_though_aifi_reads_times_in_another_zone(history):
+    history.begin(HONOURS, lag=0, offset=0, lists_sessions=False, past=[], zone_hours=-5)
+    history.create_late(minutes=6)
+    history.tick(seconds=6 * HOUR)
+    history.settle(worker=0, long=False)
+    history.create(late=120, count=1, push="none", with_id=False)
+    history.create(late=0, count=4, push="none", with_id=False)
+    history.restart()
+    history.settle(worker=0, long=False)

@@ -150,6 +150,18 @@ def test_new_orders_are_seen_though_times_are_cut_or_read_in_another_zone(world,
         assert world.status(1000 + number) == "paid"
 
 
+@pytest.mark.parametrize("zone", [2, -5])
+def test_a_new_process_reads_several_pages_though_times_are_read_in_another_zone(world, fake, zone):
+    fake.fill(300)
+    fake.zone = zone
+    world.refresh()
+    world.clock.move(6 * HOUR)
+    fake.add(*(raw(1000 + number, utc_text(world.clock() - number - 600)) for number in range(450)))
+    world.start()
+    world.refresh()
+    assert set(range(1000, 1450)) <= world.ids()
+
+
 def test_a_zone_is_learned_once_not_at_each_refresh(world, fake):
     fake.fill(100)
     fake.zone = -5
