@@ -25,7 +25,7 @@ import aifi
 import transport
 from commands import backfill, doctor, status
 from config import LOCAL_HOSTS, Config, read_config
-from database import Database, SqliteDatabase
+from database import Database
 from diagnosis import REMEDIES, Notes, Services, age_seconds, diagnose, look_over
 from errors import BridgeError, Cause, StoreError
 from intake import Settings
@@ -97,9 +97,12 @@ def _database(config: Config) -> Database:
     :raises SystemExit: the address cannot be read
     """
     wanted = layout(config.origin())
+    # Imported here, as each driver costs memory.
     if not config.database_url:
+        from sqlite import SqliteDatabase
+
         return SqliteDatabase(config.database_path, wanted)
-    from postgres import PostgresDatabase  # here, as its driver costs memory
+    from postgres import PostgresDatabase
 
     try:
         return PostgresDatabase(config.database_url, wanted)

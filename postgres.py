@@ -17,6 +17,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, TypeVar
 
 import psycopg
@@ -119,7 +120,8 @@ class _Clock(NamedTuple):
     read_at: float
 
 
-class _Signature(NamedTuple):
+@dataclass(frozen=True)
+class _Signature:
     """What is written on a namespace: what it mirrors, and when it was used last."""
 
     settings: dict[str, str]
@@ -375,7 +377,7 @@ class PostgresDatabase:
     def _sign(self, session: "_Session") -> None:
         """Write on the namespace what it mirrors, and that it is in use."""
         signature = _Signature(dict(self._layout.origin), round(self.clock()))
-        text = quoting.Literal(json.dumps(signature._asdict()))
+        text = quoting.Literal(json.dumps(asdict(signature)))
         session.post_about("COMMENT ON SCHEMA {} IS {}", self._namespace, text)
 
     def _tidy(self, session: "_Session") -> None:

@@ -13,9 +13,10 @@ import pytest
 
 from aifi import Client
 from config import Config
-from database import Database, Layout, SqliteDatabase
+from database import Database, Layout
 from marks import Marks
 from orders import DETAIL, HISTORY, LIST, LISTS, SWEEP, WEBHOOK, Snapshot
+from sqlite import SqliteDatabase
 from store import Page, Store, layout
 from times import shift, utc_seconds
 from transport import AifiError, Token

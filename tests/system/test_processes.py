@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-import database as database_module
+import sqlite
 from errors import StoreError
 from marks import MarksMoved
 from orders import Outcome, Snapshot
@@ -68,7 +68,7 @@ def _write(place: str, writer: int, rounds: int) -> None:
 
 
 def _write_in_threads(place: str, writer: int, rounds: int, result: Any) -> None:
-    database_module.BUSY_SECONDS = PROCESS_SECONDS  # the disk may be slow
+    sqlite.BUSY_SECONDS = PROCESS_SECONDS  # the disk may be slow
     try:
         with ThreadPoolExecutor(2) as pool:
             list(pool.map(lambda thread: _write(place, 2 * writer + thread, rounds), range(2)))
@@ -102,7 +102,7 @@ def test_processes_share_the_request_slots(store, place):
 
 def _count_failures(place: str, rounds: int, result: Any) -> None:
     """Add one to a mark so many times, and read it again whenever somebody else was faster."""
-    database_module.BUSY_SECONDS = PROCESS_SECONDS
+    sqlite.BUSY_SECONDS = PROCESS_SECONDS
     store = new_store(place)
     for _ in range(rounds):
         while True:
@@ -182,7 +182,7 @@ def _hold_directory_lock(place: str, result: Any) -> None:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database_module, "BUSY_SECONDS", 0.3)
+    monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.3)
 
 
 @pytest.mark.usefixtures("impatient")

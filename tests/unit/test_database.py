@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 
-import database as database_module
+import sqlite
 import store as store_module
-from database import Connection, Database, Layout, SqliteDatabase
+from database import Connection, Database, Layout
 from errors import StoreError
 from orders import Outcome
+from sqlite import SqliteDatabase
 from tests.support import ago, ids, look, move_marks, new_database, new_store
 from times import DAY
 
@@ -115,7 +116,7 @@ def test_a_writing_has_its_own_patience_for_another_writer(database):
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database_module, "BUSY_SECONDS", PATIENCE_SECONDS)
+    monkeypatch.setattr(sqlite, "BUSY_SECONDS", PATIENCE_SECONDS)
 
 
 @pytest.mark.usefixtures("patient")

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from config import Config
-from database import SqliteDatabase
 from diagnosis import REMEDIES, Notes, Overview, Services, diagnose, find_remedy, look_over
 from errors import Cause
+from sqlite import SqliteDatabase
 from store import Store, layout
 from tests.support import ago
 from times import DAY, HOUR, MINUTE

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 import store as store_module
-from database import Connection, SqliteDatabase
+from database import Connection
 from errors import StoreError
 from marks import MarksMoved, Sweep
 from orders import DETAIL, HISTORY, LIST, SWEEP, WEBHOOK, Anchor, Outcome, Snapshot
+from sqlite import SqliteDatabase
 from store import NotServed, Page, Store, layout
 from tests.support import (
     API,
