@@ -75,6 +75,10 @@ class ListPage:
         """The place of its newest order."""
         return self.places[-1] if self.places else None
 
+    def reaches(self, drafted_at: str) -> bool:
+        """Return whether nothing is left below that was drafted since then."""
+        return self.ended or not self.full or not self.anchors or self.anchors[0].drafted_at < drafted_at
+
     def shows(self, *anchors: Anchor) -> bool:
         """Return whether one of these orders is on the page."""
         return not {anchor.id for anchor in anchors}.isdisjoint(map(read_order_id, self.orders))

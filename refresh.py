@@ -154,21 +154,26 @@ class Refresh:
     def _read_since(
         self, marks: Marks, since: str, known: Anchor, witnesses: list[Anchor], pace: Pace, tally: Tally
     ) -> tuple[Marks, Anchor | None]:
-        """Read the orders drafted since then, down to a known one; return the newest of them, if there is any."""
+        """Read the orders drafted since then, down to a known one; return the newest of them, if there is any.
+
+        Also read is what lies below the known one and is of that time: AiFi may show it late.
+        """
         gap = (Anchor.parse(marks.gap_top), Anchor.parse(marks.gap_low)) if marks.gap_top and marks.gap_low else None
-        top = None
+        top, came = None, False
         for page in self._client.walk(witnesses=witnesses, pace=pace, minDraftCreatedAt=since):
             top = top or page.newest
             self._intake.store_page(page, LIST, tally)
-            if page.shows(gap[0] if gap else known):
+            came = came or page.shows(gap[0] if gap else known)
+            if came and (gap or page.reaches(since)):
                 break
             if gap is None and page.anchors:
                 marks = self._store.move_marks(marks, gap_top=str(top), gap_low=str(page.anchors[0]))
         if gap:
-            marks = self._store.move_marks(marks, gap_top=str(top or gap[0]))
+            marks, came = self._store.move_marks(marks, gap_top=str(top or gap[0])), False
             for page in self._client.walk(self._intake.anchors(gap[1]), pace=pace, minDraftCreatedAt=since):
                 self._intake.store_page(page, LIST, tally)
-                if page.shows(known):
+                came = came or page.shows(known)
+                if came and page.reaches(since):
                     break
                 marks = self._store.move_marks(marks, gap_low=str(page.anchors[0]))
         return marks, top

@@ -9,6 +9,7 @@ import contextlib
 import functools
 import json
 import logging
+import math
 import os
 import shutil
 import tempfile
@@ -116,6 +117,7 @@ class Histories(RuleBasedStateMachine):
         self.top: str | None = None  # the same, with what the poll that goes on has seen
         self.cold_start: float | None = None
         self.head_then: str | None = None
+        self.met_again = 0.0  # when the poller had first read a file begun anew; infinite, while that lies ahead
 
     def start_workers(self) -> None:
         for store in self.stores:
@@ -262,6 +264,7 @@ class Histories(RuleBasedStateMachine):
         self.clock.tick(0.001)  # no file is lost and begun anew within one millisecond
         self.rows, self.served, self.wiped = {}, None, True
         self.cold_start, self.head_then = self.clock.now, self.top  # a refresh under way begins it anew
+        self.met_again = math.inf
 
     @precondition(lambda self: self.model.orders)
     @rule(number=ORDERS, by_session=st.booleans(), worker=st.integers(0, 1))
@@ -294,6 +297,7 @@ class Histories(RuleBasedStateMachine):
         self.head = self.top
         if refreshed and not self.wiped:
             self.check_known()
+            self.met_again = min(self.met_again, self.clock.now)
 
     @rule(worker=st.integers(0, 1), size=st.integers(1, 9), at_pages=DISTURBANCES)
     def walk(self, worker, size, at_pages):
@@ -377,7 +381,7 @@ class Histories(RuleBasedStateMachine):
 
     def note_cold_start(self) -> None:
         if self.stores[0].marks().horizon is None:
-            self.cold_start, self.head_then = self.clock.now, self.top
+            self.cold_start, self.head_then, self.met_again = self.clock.now, self.top, math.inf
 
     def do_refresh(self, worker: int, disturbances: list[tuple[int, str, int]]) -> bool:
         """Refresh; return whether it succeeded, on a file that stayed."""
@@ -529,9 +533,9 @@ class Histories(RuleBasedStateMachine):
             "shown late, just when the file was lost": utc_text(order.told_at(number)) <= (self.head_then or ""),
             "changed long before the file was lost": known and state.updated < lost_at - HOUR,
             "met as history, and changed before": known and not filtered and row and row.cut,
-            "changed before the file was lost, without a time": known
+            "changed before a file begun anew was read, without a time": known
             and self.model.kind == BARE
-            and state.shown <= lost_at,
+            and state.shown <= self.met_again,
             "shown by no list or look-up yet": order.id in self.hidden
             and not (row and not row.cut and _content(row) in contents),
         }
@@ -692,3 +696,12 @@ def test_a_new_process_reads_several_pages_though_aifi_reads_times_in_another_zo
     history.create(late=0, count=4, push="none", with_id=False)
     history.restart()
     history.settle(worker=0, long=False)
+
+
+def test_a_change_without_a_time_before_a_file_begun_anew_was_read_is_excused(history):
+    history.begin(BARE, lag=0, offset=0, lists_sessions=False, past=[(0.1, "draft", 0), (0.1, "paid", 1)])
+    history.walk(worker=0, size=1, at_pages=[])
+    history.poll(worker=0, size=1, pause=5.001, at_requests=[], at_pages=[(1, "wipe", 0)])
+    history.poll(worker=0, size=1, pause=5.001, at_requests=[(1, "change", 1)], at_pages=[])
+    history.walk(worker=0, size=1, at_pages=[])
+    history.poll(worker=0, size=1, pause=60, at_requests=[], at_pages=[])

@@ -150,6 +150,25 @@ def test_new_orders_are_seen_though_times_are_cut_or_read_in_another_zone(world,
         assert world.status(1000 + number) == "paid"
 
 
+@pytest.mark.parametrize("count", [1, 199, 250, 450])
+def test_orders_that_show_late_below_the_newest_known_one_are_read_to_the_end(world, fake, count):
+    fake.fill(300, gap=10 * MINUTE)
+    fake.refuses = {"minUpdatedAt"}
+    world.refresh()
+    late = [raw(1000 + number, ago(10 * MINUTE + 1 + number / 2)) for number in range(count)]
+    fake.add(*late)
+    world.refresh()
+    assert {order["id"] for order in late} <= world.ids()
+
+
+def test_a_list_without_bounds_is_read_no_further_than_the_overlap(world, fake):
+    fake.fill(1500)
+    fake.ignores = {"minDraftCreatedAt"}
+    world.refresh()
+    world.refresh()
+    assert world.refresh() <= 2
+
+
 @pytest.mark.parametrize("zone", [2, -5])
 def test_a_new_process_reads_several_pages_though_times_are_read_in_another_zone(world, fake, zone):
     fake.fill(300)
