@@ -106,8 +106,8 @@ def _database(config: Config) -> Database:
 
     try:
         return PostgresDatabase(config.database_url, wanted)
-    except StoreError:
-        raise SystemExit("The bridge cannot start:\n✗ DATABASE_URL cannot be read: copy it again") from None
+    except StoreError as error:
+        raise SystemExit(f"The bridge cannot start:\n✗ DATABASE_URL: {error}") from None
 
 
 def _set_up_log(level: str) -> None:

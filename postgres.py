@@ -43,10 +43,11 @@ FIRST_PAUSE_SECONDS, LAST_PAUSE_SECONDS = 0.01, 0.2  # between attempts, each tw
 CLOCK_TRIES, CLOCK_SECONDS = 3, 0.005  # the server's clock is read so often, until that is certain within so much
 CLOCK_DRIFT = 1e-4  # by which two clocks may run apart
 UNUSED_SECONDS = 7 * DAY  # after which a mirror of another origin or version is dropped
+FROZEN_SECONDS = 6  # which no transaction lasts: its instance gives up before that
+CONNECT_SECONDS = 2  # for each address of each host; less is not in the driver's power
 
 # Where the address says otherwise, it counts.
 CONNECTING: dict[str, Any] = {
-    "connect_timeout": 3,
     "target_session_attrs": "read-write",  # of several hosts, the one that is not a follower
     "keepalives_idle": 5,
     "keepalives_interval": 2,
@@ -63,30 +64,34 @@ SERVER_SETTINGS = {
     "tcp_keepalives_idle": "5",
     "tcp_keepalives_interval": "2",
     "tcp_keepalives_count": "3",
+    "tcp_user_timeout": "10000",
 }
 
-DAMAGED = ("42P01", "42703", "42P10", "3F000", "XX001", "XX002")  # tables that are gone, other ones, corrupt ones
+# Tables that are gone, other ones (among them columns of another type), corrupt ones.
+DAMAGED = ("42P01", "42703", "42P10", "42804", "42883", "3F000", "XX001", "XX002")
 # Serialization failure, deadlock, shutdown, crash, start, a follower, a transaction ended for its idleness, too many
 # connections, a plan of tables that were replaced. Class 08 and what has no code at all is the connection.
 CUT_OFF = ("40001", "40P01", "57P01", "57P02", "57P03", "25006", "25P03", "53300", "0A000")
-DISK_FULL = "53100"
+DISK_FULL, LOCKED = "53100", "55P03"
 WORDS = {
-    "55P03": "it is busy",
+    LOCKED: "it is busy",
     "57014": "it took too long",
     DISK_FULL: "its disk is full",
     "25006": "its server takes no writing",
     "42501": "its user may not do what is needed",
     "53300": "its server allows no further connection",
 }
-# The server and the driver name host and user in their texts, so only what these mean is told.
+# Why it cannot be connected to. The texts of server and driver name host and user, so only what they mean is told.
+POOLER = "this is a pooler: use the direct address"
 REFUSALS = {  # the next attempt would meet the same
     "authentication failed": "it refuses the user or the password",
     "no pg_hba.conf entry": "it refuses this user or this address",
     "could not translate host name": "its host is unknown",
     "resolve host": "its host is unknown",
     "certificate": "its certificate is not the one that sslmode asks for",
-    "SSL": "it and sslmode do not agree on TLS",
-    "unsupported startup parameter": "this is a pooler: use the direct address",
+    "not support SSL": "it and sslmode do not agree on TLS",
+    "alert": "it and sslmode do not agree on TLS",
+    "unsupported startup parameter": POOLER,
     "does not exist": "there is no such database or user",
 }
 TROUBLES = {
@@ -106,10 +111,16 @@ LOCK = "SELECT pg_advisory_xact_lock(?)"
 TRY_LOCK = "SELECT pg_try_advisory_lock(?) AS is_free"
 UNLOCK = "SELECT pg_advisory_unlock(?)"
 # The table is asked, as `to_regnamespace` may answer from a cache that is older than the lock waited for.
-FIND = "SELECT (SELECT oid FROM pg_namespace WHERE nspname = ?) AS namespace"
+FIND = """SELECT (SELECT oid FROM pg_namespace WHERE nspname = ?) AS namespace,
+          current_setting('search_path') AS search_path"""
 READ_CLOCK = "SELECT CAST(extract(epoch FROM clock_timestamp()) AS double precision) AS now"
 NAMESPACES = """SELECT nspname AS name, obj_description(oid, 'pg_namespace') AS about FROM pg_namespace
-                WHERE starts_with(nspname, 'bridge_v')"""
+                WHERE starts_with(nspname, 'bridge_v') AND pg_has_role(nspowner, 'USAGE')"""
+# Where an instance is frozen while it sends, or its machine is lost, none of the server's bounds is counted.
+END_FROZEN = """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                WHERE application_name = current_setting('application_name') AND datname = current_database()
+                AND usename = current_user AND xact_start < clock_timestamp() - make_interval(secs => ?)"""
+TYPES = {"TEXT": 'TEXT COLLATE "C"', "REAL": "DOUBLE PRECISION", "INTEGER": "BIGINT"}  # SQLite's, as they are here
 
 
 class _Clock(NamedTuple):
@@ -128,27 +139,36 @@ class _Signature:
     used_at: float
 
 
+class _NotConnected(StoreError):
+    """The server was not connected to; and whether the next attempt would meet the same."""
+
+    def __init__(self, error: psycopg.Error) -> None:
+        text = re.sub(r"""(["']).*?\1""", "", str(error))  # names, which may hold any word
+        refusal = next((words for mark, words in REFUSALS.items() if mark in text), None)
+        trouble = next((words for mark, words in TROUBLES.items() if mark in text), "the connection was lost")
+        super().__init__(f"the database cannot be used: {refusal or trouble}")
+        self.is_refused = refusal is not None
+
+
 class PostgresDatabase:
     """The tables on a server; connected to when first used. See `Database` for what it offers.
 
     :param url: the server's address, as libpq takes it, also several hosts; with user and password
     :param may_replace: see `Database`
-    :raises StoreError: the address cannot be read
+    :raises StoreError: the address cannot be read; its text says why, without the address
     """
 
     def __init__(self, url: str, layout: Layout, may_replace: bool = True) -> None:
-        try:
-            address = conninfo_to_dict(url)
-        except psycopg.Error:
-            raise StoreError("the database's address cannot be read") from None
-        named = address.get("dbname")
+        address = _read_address(url)
+        named = str(address.get("dbname") or "")
         self.name = f'PostgreSQL, database "{named}"' if named else "PostgreSQL"
         self._layout, self.may_replace = layout, may_replace
         settings = json.dumps(dict(layout.origin), sort_keys=True)
         self._namespace = f"bridge_v{layout.version}_{hashlib.sha256(settings.encode()).hexdigest()[:12]}"
         options = {"search_path": self._namespace, **SERVER_SETTINGS}
         given = [str(address.pop("options", "")), *(f"-c {name}={value}" for name, value in options.items())]
-        self._address = make_conninfo("", **{**CONNECTING, **address, "options": " ".join(given).strip()})
+        ours = {"options": " ".join(given).strip(), "connect_timeout": CONNECT_SECONDS}
+        self._address = make_conninfo("", **{**CONNECTING, **address, **ours})
         self._adapters = _adapters()
         self._idle: list[_Session] = []
         self._places = threading.BoundedSemaphore(MAX_SESSIONS)
@@ -246,17 +266,20 @@ class PostgresDatabase:
 
         :raises StoreError: it could not be done
         """
-        may_replace, pause = self.may_replace, FIRST_PAUSE_SECONDS
+        replaced: set[int | None] = set()
+        pause = FIRST_PAUSE_SECONDS
         while True:
             session = None
             try:
                 session = self._take(deadline + EXECUTION_SECONDS)
                 return task(session), session
-            except (psycopg.Error, Damage) as error:
+            except (psycopg.Error, Damage, _NotConnected) as error:
                 _close(session)
-                if session and may_replace and _is_damage(error):
-                    self._damaged, may_replace = session.namespace, False
+                if session and self._may_set_aside(session, error, replaced):
+                    self._damaged = session.namespace
+                    replaced.add(session.namespace)
                 elif not _is_cut_off(error) or time.monotonic() + pause > deadline:
+                    self._end_frozen(error)
                     raise _store_error(error) from None  # the driver's text may hold a secret
                 self.close()  # the others were probably cut off with it
                 time.sleep(pause)
@@ -264,6 +287,18 @@ class PostgresDatabase:
             except BaseException:
                 _close(session)  # which rolls back
                 raise
+
+    def _may_set_aside(self, session: "_Session", error: Exception, replaced: set[int | None]) -> bool:
+        """Return whether the tables are to be set aside: twice, as another instance may have begun those anew."""
+        return self.may_replace and _is_damage(error) and session.namespace not in replaced and len(replaced) < 2
+
+    def _end_frozen(self, error: Exception) -> None:
+        """Where a lock was waited for in vain, end the connections that hold one for too long."""
+        if isinstance(error, psycopg.Error) and error.sqlstate == LOCKED:
+            with contextlib.suppress(psycopg.Error, StoreError):  # the next who waits in vain tries again
+                session = self._open(time.monotonic() + EXECUTION_SECONDS)
+                session.rows(END_FROZEN, (FROZEN_SECONDS,))
+                self._give_back(session)
 
     def _give_back(self, session: "_Session") -> None:
         if len(self._idle) < MAX_SESSIONS:
@@ -297,14 +332,12 @@ class PostgresDatabase:
 
     def _open(self, deadline: float) -> "_Session":
         """Connect to the server, measure its clock, and see that the namespace is there."""
-        session = _Session.connect(self._address, autocommit=True, context=self._adapters, row_factory=dict_row)
+        session = self._connect(deadline)
         try:
-            session.opened_at, session.deadline = time.monotonic(), deadline
             if session.info.parameter_status("server_encoding") != "UTF8":
                 raise StoreError("the database cannot be used: create it with the encoding UTF8")
             self._read_clock(session)
-            [row] = session.rows(FIND, (self._namespace,))
-            session.namespace = row["namespace"]
+            session.namespace = self._find(session)
             if session.namespace in (None, self._damaged):
                 self._begin_anew(session)
         except BaseException:
@@ -320,8 +353,29 @@ class PostgresDatabase:
                 return self._open(deadline)
         return session
 
+    def _connect(self, deadline: float) -> "_Session":
+        try:
+            session = _Session.connect(self._address, autocommit=True, context=self._adapters, row_factory=dict_row)
+        except psycopg.Error as error:
+            raise _NotConnected(error) from None  # the driver's text may hold a secret
+        session.opened_at = time.monotonic()
+        session.deadline = max(deadline, session.opened_at + EXECUTION_SECONDS)
+        return session
+
+    def _find(self, session: "_Session") -> int | None:
+        """Return the namespace that is there.
+
+        :raises StoreError: the connection is a pooler's, which keeps no settings, and no locks
+        """
+        [row] = session.rows(FIND, (self._namespace,))
+        if row["search_path"] != self._namespace:
+            raise StoreError(f"the database cannot be used: {POOLER}")
+        namespace: int | None = row["namespace"]
+        return namespace
+
     def _read_clock(self, session: "_Session") -> None:
         """Read the server's clock, and keep the better of what is known of it; a busy machine reads it badly."""
+        best = math.inf
         for _ in range(CLOCK_TRIES):
             before = time.monotonic()
             [row] = session.rows(READ_CLOCK)
@@ -331,8 +385,9 @@ class PostgresDatabase:
             # One that contradicts what is known was put right, or is another server's.
             if known is None or clock.doubt <= doubt or abs(clock.ahead - known.ahead) > clock.doubt + doubt:
                 self._clock = clock
-            if clock.doubt < CLOCK_SECONDS:
+            if clock.doubt < CLOCK_SECONDS or clock.doubt > best:  # a long line does not get shorter
                 return
+            best = clock.doubt
 
     # --- namespaces; each change of one is made by one process at a time ---
 
@@ -342,8 +397,8 @@ class PostgresDatabase:
         :raises StoreError: a command meets tables of another origin or version, and none of its own
         """
         self._take_turn(session)
-        [row] = session.rows(FIND, (self._namespace,))
-        found = row["namespace"]
+        session.post(LOCK, [(_key(self._namespace),)])  # a writing goes to the old tables as a whole
+        found = self._find(session)
         if found is not None and found == self._damaged:
             aside = f"{self._namespace}_set_aside"
             log.error("The tables in %s are of no use: kept as %s; new ones are filled from AiFi", self.name, aside)
@@ -356,8 +411,7 @@ class PostgresDatabase:
             for statement in _statements(self._layout.script()):
                 session.post(statement)
             self._sign(session)
-            [row] = session.rows(FIND, (self._namespace,))
-            found = row["namespace"]
+            found = self._find(session)
         session.rows("COMMIT")
         session.namespace = found
 
@@ -383,14 +437,16 @@ class PostgresDatabase:
     def _tidy(self, session: "_Session") -> None:
         """Once an hour, sign the namespace, and drop those that nobody has used for a week."""
         self._take_turn(session)
-        oldest = self.clock() - UNUSED_SECONDS
-        for name, signature in _read_signatures(session).items():
-            if name == self._namespace:
-                self._sign(session)
-            elif signature.used_at < oldest:
-                log.info("Dropping a mirror that was not used for a week: %s", name)
-                session.post_about("DROP SCHEMA {} CASCADE", name)
+        self._sign(session)
         session.rows("COMMIT")
+        self._take_turn(session)  # apart, as others' mirrors may resist
+        oldest = self.clock() - UNUSED_SECONDS
+        unused = [name for name, signature in _read_signatures(session).items() if signature.used_at < oldest]
+        for name in unused:
+            session.post_about("DROP SCHEMA {} CASCADE", name)
+        session.rows("COMMIT")
+        for name in unused:
+            log.info("Dropped a mirror that was not used for a week: %s", name)
 
 
 class _Session(psycopg.Connection[dict[str, Any]]):
@@ -455,6 +511,24 @@ def _adapters() -> AdaptersMap:
     return adapters
 
 
+def _read_address(url: str) -> dict[str, Any]:
+    """Return the parts of a server's address.
+
+    :raises StoreError: it cannot be read
+    """
+    try:
+        address = conninfo_to_dict(url)
+    except psycopg.Error:
+        raise StoreError("the address of the database cannot be read: copy it again") from None
+    # A password that is not escaped ends up in the host or in the database's name, which are shown.
+    if "@" in f"{address.get('host')} {address.get('port')} {address.get('dbname')}":
+        raise StoreError(
+            "the address of the database cannot be read: in its password write /, @, :, ?, # and % as "
+            "%2F, %40, %3A, %3F, %23 and %25"
+        )
+    return address
+
+
 @functools.lru_cache(maxsize=1024)
 def _translate(sql: str) -> bytes:
     """Return one of the store's statements as PostgreSQL and the driver have it."""
@@ -471,7 +545,8 @@ def _translate(sql: str) -> bytes:
 def _statements(script: str) -> Iterator[str]:
     """Yield the statements that create the tables, with text compared byte by byte and times in double precision."""
     script = re.sub(r"--.*", "", script)
-    script = re.sub(r"\bREAL\b", "DOUBLE PRECISION", re.sub(r"\bTEXT\b", 'TEXT COLLATE "C"', script))
+    for name, ours in TYPES.items():
+        script = re.sub(rf"\b{name}\b", ours, script)
     yield from filter(str.strip, script.split(";"))
 
 
@@ -484,8 +559,9 @@ def _read_signatures(session: _Session) -> dict[str, _Signature]:
     """Return the signatures of all mirrors by namespace; one without is not a bridge's."""
     found = {}
     for row in session.rows(NAMESPACES):
-        with contextlib.suppress(ValueError, TypeError):
-            found[row["name"]] = _Signature(**json.loads(row["about"] or ""))
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            about = json.loads(row["about"] or "")
+            found[row["name"]] = _Signature(dict(about["settings"]), float(about["used_at"]))
     return found
 
 
@@ -494,30 +570,29 @@ def _close(session: _Session | None) -> None:
         session.close()
 
 
-def _is_damage(error: psycopg.Error | Damage) -> bool:
-    return isinstance(error, Damage) or error.sqlstate in DAMAGED
+def _is_damage(error: Exception) -> bool:
+    return isinstance(error, Damage) or (isinstance(error, psycopg.Error) and error.sqlstate in DAMAGED)
 
 
-def _is_cut_off(error: psycopg.Error | Damage) -> bool:
+def _is_cut_off(error: Exception) -> bool:
     """Return whether the task may be done again: it depends on nothing but what it reads."""
+    if isinstance(error, _NotConnected):
+        return not error.is_refused
     if not isinstance(error, psycopg.Error):
         return False
     if error.sqlstate is None:
-        is_refused = any(mark in str(error) for mark in REFUSALS)
-        return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError) and not is_refused
+        return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
     return error.sqlstate in CUT_OFF or error.sqlstate.startswith("08")
 
 
-def _store_error(error: psycopg.Error | Damage) -> StoreError:
+def _store_error(error: Exception) -> StoreError:
     """Return the error in words that hold no host, user or datum."""
-    if isinstance(error, Damage):
+    if isinstance(error, _NotConnected):
+        return error
+    if not isinstance(error, psycopg.Error):
         return StoreError(f"the database cannot be used: {error}")
     state = error.sqlstate
-    if state:
-        meaning = WORDS.get(state, f"SQLSTATE {state}")
-    else:
-        meanings = {**REFUSALS, **TROUBLES}.items()
-        meaning = next((words for mark, words in meanings if mark in str(error)), "the connection was lost")
+    meaning = WORDS.get(state, f"SQLSTATE {state}") if state else "the connection was lost"
     failure = StoreError(f"the database cannot be used: {meaning}")
     if state == DISK_FULL:
         failure.cause = Cause.DISK_FULL

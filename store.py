@@ -404,7 +404,10 @@ class Store:
         sql = """UPDATE slots SET next_at = :interval + CASE WHEN next_at > :now AND next_at < :now + :ahead
                  THEN next_at ELSE :now END RETURNING next_at"""
         values = {"now": self.clock(), "interval": interval, "ahead": MINUTE}
-        next_at: float = self._database.change(sql, values)[0]["next_at"]
+        slot = _first(self._database.change(sql, values))
+        if not slot:
+            raise Damage("its request slots are gone")
+        next_at: float = slot["next_at"]
         return next_at - interval - self.clock()
 
     # --- for the operator ---

@@ -431,9 +431,9 @@ def _object(value: Any) -> dict[str, Any]:
 
 
 def _text(value: Any) -> str | None:
-    """Return text or an integer as text; half of a surrogate pair, which no UTF-8 can carry, becomes `?`."""
+    """Return text or an integer as text, without what not every database holds: NUL, and half of a surrogate pair."""
     if isinstance(value, str):
-        text = value.strip()[:MAX_TEXT]
+        text = value.strip()[:MAX_TEXT].replace("\0", "\ufffd")
         return (text if text.isascii() else text.encode("utf-8", "replace").decode()) or None
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**18:
         return str(value)

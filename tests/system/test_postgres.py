@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import psycopg
 import pytest
 
 from config import Config
@@ -18,13 +19,13 @@ from database import Connection, Database, Layout
 from errors import StoreError
 from orders import WEBHOOK, Outcome
 from store import Store, layout
-from tests.support import ENOUGH, ago, look, lose, move_marks, new_database, new_store, page
+from tests.support import ENOUGH, TASK_SECONDS, ago, look, lose, move_marks, new_database, new_store, page
 from tests.system.test_processes import _stop_within_a_batch, process, receive
 from times import DAY
 from tools.harness import wait_until
 from tools.postgresql import PASSWORD, Server, debians_programs
 
-IN_TIME = 7  # seconds: waiting for 3, and 3 for a connection; the machine may be slow
+IN_TIME = 7  # seconds: waiting for 3, and 2 for a connection; the machine may be slow
 MENDS = 3
 THINGS = "CREATE TABLE things (name TEXT);"
 
@@ -100,6 +101,18 @@ def test_while_the_server_is_away_all_fails_in_time_and_then_all_is_well_again(o
     assert store.get_order("before")
 
 
+def test_an_address_has_no_say_in_how_long_is_waited(own_server, place):
+    store = new_store(f"{place}?connect_timeout=30")
+    with own_server.frozen():
+        assert_fails_in_time(store.marks)
+
+
+def test_a_connection_whose_other_machine_is_lost_ends_on_both_sides(open_database):
+    for name in ("tcp_keepalives_idle", "tcp_keepalives_interval", "tcp_keepalives_count", "tcp_user_timeout"):
+        shown = open_database().read(lambda db, name=name: db.rows(f"SHOW {name}"))[0][name]
+        assert shown not in ("0", ""), name
+
+
 def works(store: Store) -> bool:
     try:
         return store.put_orders([look("after")]) != []
@@ -126,15 +139,20 @@ def test_what_was_acknowledged_survives_the_servers_crash(own_server, store):
 
 
 def test_connections_that_are_cut_again_and_again_are_not_even_noticed(own_server, open_store):
-    stores, over = [open_store() for _ in range(2)], threading.Event()
+    assert_cuts_are_not_noticed(own_server, [open_store() for _ in range(2)])
+
+
+def assert_cuts_are_not_noticed(server: Server, stores: list[Store]) -> None:
+    over = threading.Event()
 
     def cut() -> None:
         while not over.wait(0.05):
-            own_server.cut()
+            server.cut()
 
     def put(number: int) -> None:
-        assert stores[number % 2].put_orders([look(str(number), source=WEBHOOK)])
-        assert stores[number % 2].get_order(str(number))
+        store = stores[number % len(stores)]
+        assert store.put_orders([look(str(number), source=WEBHOOK)])
+        assert store.get_order(str(number))
 
     cutting = threading.Thread(target=cut)
     cutting.start()
@@ -166,6 +184,17 @@ def test_a_writer_that_is_frozen_holds_the_others_up_for_moments_only(open_store
     assert store.get_order("new") is None
 
 
+def test_a_writer_that_is_frozen_while_it_sends_holds_the_others_up_for_moments_only(own_server, open_store, place):
+    line = Line(own_server.port)
+    frozen, store = new_store(place.replace(str(own_server.port), str(line.port))), open_store()
+    assert works(frozen)
+    line.keeps_the_last_word = True
+    with pytest.raises(StoreError):
+        frozen.put_orders([look("frozen")])
+    wait_until(lambda: works(store), 15, "the store")
+    line.close()
+
+
 def test_a_process_needs_four_connections_at_most(own_server, open_store, place):
     store, seen = open_store(), []
 
@@ -191,6 +220,7 @@ WRONG = {
     "no such host": (lambda server: server.url().replace("127.0.0.1", "db.invalid"), "host is unknown"),
     "nobody listens": (lambda server: server.url().replace(str(server.port), "1"), "cannot be reached"),
     "no TLS": (lambda server: f"{server.url()}?sslmode=require", "TLS"),
+    "words in names": (lambda server: server.url("alert_of_a_certificate"), "no such database"),
 }
 
 
@@ -202,6 +232,22 @@ def test_an_address_that_will_not_do_is_told_in_words_without_its_secrets(own_se
         store.marks()
     told = str(failure.value) + store.name + caplog.text
     assert not [word for word in (PASSWORD, "another-secret", "somebody", "127.0.0.1", "db.invalid") if word in told]
+
+
+@pytest.mark.parametrize("password", ["se/cret", "se@cret", "se:@cret", "s@e/cret", "/secret", "s/e@c?ret"])
+def test_a_password_that_is_not_escaped_is_refused_at_once_and_not_told(password):
+    address = f"postgresql://bridge:{password}@db.test:5432/orders"
+    with pytest.raises(StoreError, match="cannot be read") as failure:
+        new_store(address)
+    assert "cret" not in str(failure.value)
+
+
+def test_a_pooler_that_drops_the_settings_is_refused_in_words(own_server, place):
+    line = Line(own_server.port)
+    line.replaced = (b"search_path=bridge_v", b"search_path=others_v")
+    with pytest.raises(StoreError, match="pooler"):
+        new_store(place.replace(str(own_server.port), str(line.port))).marks()
+    line.close()
 
 
 def test_a_database_of_another_encoding_is_refused_in_words(own_server):
@@ -217,6 +263,15 @@ def test_of_several_hosts_the_one_that_answers_is_used(own_server):
     add(database, "tea")
     assert things(database) == ["tea"]
     database.close()
+
+
+def test_hosts_that_are_silent_do_not_keep_from_the_one_that_answers(own_server, place):
+    with contextlib.ExitStack() as stack:
+        silent = [stack.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1] for _ in range(2)]
+        hosts = ",".join(f"127.0.0.1:{port}" for port in (*silent, own_server.port))
+        store = new_store(place.replace(f"127.0.0.1:{own_server.port}", hosts))
+        assert store.put_orders([look()]) == [Outcome.NEW]
+        store.close()
 
 
 @pytest.fixture(scope="module")
@@ -236,6 +291,12 @@ def test_a_server_is_reached_by_tls(secure_server, mode):
     address = secure_server.url(host="localhost") + f"?sslmode={mode}&sslrootcert={secure_server.certificate}"
     store = new_store(address)
     assert store.put_orders([look(mode)]) == [Outcome.NEW]
+    store.close()
+
+
+def test_connections_by_tls_that_are_cut_are_not_even_noticed(secure_server):
+    store = new_store(secure_server.url(host="localhost") + "?sslmode=require")
+    assert_cuts_are_not_noticed(secure_server, [store])
     store.close()
 
 
@@ -281,6 +342,7 @@ DAMAGE = {
     "another column": "ALTER TABLE {}.orders RENAME COLUMN watch TO watched",
     "no marks": "DELETE FROM {}.marks",
     "what is no JSON": "UPDATE {}.orders SET detail = 'garbage'",
+    "a column of another type": "ALTER TABLE {}.orders ALTER confirmed TYPE boolean USING false",
 }
 
 
@@ -296,6 +358,15 @@ def test_tables_of_no_use_are_set_aside_once_for_all(own_server, open_store, pla
         assert store.get_order("2")
     name, aside = namespaces(own_server, place)
     assert aside == f"{name}_set_aside"
+
+
+def test_damage_to_tables_that_another_instance_began_anew_is_mended_at_once(own_server, open_store, place):
+    store, other = open_store(), open_store()
+    assert works(store)
+    lose(place)
+    assert works(other)
+    run_sql(own_server, place, DAMAGE["no marks"])
+    assert works(store)
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
@@ -333,6 +404,36 @@ def test_a_mirror_that_nobody_used_for_a_week_is_dropped(own_server, open_databa
     assert old not in left
     assert {recent, "bridge_view_of_another_program"} < left
     assert len(left) == 3
+
+
+def test_an_unused_mirror_that_cannot_be_dropped_does_not_keep_ours_from_being_signed(own_server, open_database, place):
+    name, about = place.rpartition("/")[2], '{"settings": {}, "used_at": 1}'
+    own_server.run_sql(f"CREATE SCHEMA bridge_v1_0; COMMENT ON SCHEMA bridge_v1_0 IS '{about}'", name)
+    own_server.run_sql("CREATE TABLE bridge_v1_0.things ()", name)
+    with psycopg.connect(place) as holder:
+        holder.execute("LOCK TABLE bridge_v1_0.things")
+        database = open_database()
+        add(database, "tea")
+        [ours] = set(namespaces(own_server, place)) - {"bridge_v1_0"}
+        own_server.run_sql(f"COMMENT ON SCHEMA {ours} IS '{about}'", name)
+        assert things(open_database()) == ["tea"]
+    signed = f"SELECT obj_description('{ours}'::regnamespace, 'pg_namespace')"
+    assert own_server.run_sql(signed, name) != [(about,)]
+
+
+def test_anothers_mirror_does_not_keep_ours_from_being_signed(own_server, open_database, place, caplog):
+    name = place.rpartition("/")[2]
+    about = '{"settings": {}, "used_at": 1}'
+    own_server.run_sql("CREATE ROLE tenant LOGIN PASSWORD 'tenants'; GRANT CREATE ON DATABASE " + name + " TO tenant")
+    own_server.run_sql(f"CREATE SCHEMA bridge_v1_0; COMMENT ON SCHEMA bridge_v1_0 IS '{about}'", name)
+    address = own_server.url(name, "tenant", "tenants")
+    add(open_database(address), "tea")
+    [ours] = set(namespaces(own_server, place)) - {"bridge_v1_0"}
+    own_server.run_sql(f"COMMENT ON SCHEMA {ours} IS '{about}'", name)
+    assert things(open_database(address)) == ["tea"]
+    assert not caplog.messages
+    signed = f"SELECT obj_description('{ours}'::regnamespace, 'pg_namespace')"
+    assert own_server.run_sql(signed, name) != [(about,)]
 
 
 # --- promises
@@ -397,11 +498,16 @@ def test_text_with_nul_is_kept_as_far_as_the_server_can(open_database):
 # --- round trips
 
 
+SYNC = b"S\0\0\0\4"
+
+
 class Line:
     """The line to a server; counts how often it turns from the server's answer to the next question."""
 
     def __init__(self, port: int):
         self.trips, self._asking = 0, False
+        self.keeps_the_last_word = False  # what a batch ends with
+        self.replaced = (b"", b"")  # of what is asked, and by what
         self._port = port
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
@@ -423,6 +529,11 @@ class Line:
             while data := source.recv(1 << 20):
                 self.trips += asks and not self._asking
                 self._asking = asks
+                if asks:
+                    data = data.replace(*self.replaced) if self.replaced[0] else data
+                    if self.keeps_the_last_word and data.endswith(SYNC):
+                        target.sendall(data[: -len(SYNC)])
+                        threading.Event().wait(TASK_SECONDS)
                 target.sendall(data)
         for end in (source, target):
             end.close()

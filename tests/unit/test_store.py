@@ -109,6 +109,12 @@ def test_of_several_orders_of_a_name_the_youngest_is_found(store):
     assert store.find_order("r-1").id == "2"
 
 
+def test_a_version_may_be_as_large_as_aifi_likes(store):
+    store.put_orders([look(version=10**18 - 2)])
+    assert store.put_orders([look(version=10**18 - 1, status="contested")]) == [Outcome.CHANGED]
+    assert status(store) == "contested"
+
+
 def test_a_name_that_was_taken_away_finds_no_order(store):
     store.put_orders([look(external_id="R-1")])
     store.put_orders([look(at=ago(10), external_id=None)])

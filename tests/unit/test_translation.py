@@ -957,6 +957,10 @@ def test_half_a_surrogate_pair_becomes_text_that_utf8_can_carry(name):
     assert json.dumps(order(**{name: "x\ud800y"}), ensure_ascii=False).encode()
 
 
+def test_text_holds_no_nul_which_not_every_database_takes():
+    assert order(currency="x\0y")["currency"] == "x\ufffdy"
+
+
 def test_a_long_text_is_cut():
     assert len(order(externalId="x" * 100_000)["external_id"]) <= 500
 
