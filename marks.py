@@ -9,7 +9,7 @@ from errors import StoreError
 class Marks:
     """How far the mirror has come.
 
-    `served_until`: the latest `updated_at` that was served. `begun_at`: when the first refresh began. `horizon`: all
+    `served_until`: the latest `updated_at` that was served. `begun_at`: see `orders.Extent`. `horizon`: all
     orders drafted since are here, `horizon_id` is the oldest; None: AiFi has shown no order yet. `complete`: AiFi has
     nothing older. `newest`: the newest order that a list has shown. `gap_top`, `gap_low`: a reading of new orders that
     broke off has everything between these two. `newest_update`, `newest_update_id`: the newest `updatedAt` that a list

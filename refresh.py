@@ -114,9 +114,10 @@ class Refresh:
     def _begin(self, marks: Marks, started: str, pace: Pace, tally: Tally) -> dict[str, Any]:
         """Begin an empty mirror with AiFi's newest page; while AiFi shows no order, nothing is begun.
 
-        Nothing was served yet, so these orders take AiFi's own times, as those do that changed.
+        Mostly nothing was served yet, so these orders take AiFi's own times, as those do that changed. Where orders of
+        webhooks were, as all that there is, no other is history.
         """
-        values: dict[str, Any] = {"begun_at": marks.begun_at or started}
+        values: dict[str, Any] = {"begun_at": "" if marks.served_until else marks.begun_at or started}
         for page in self._client.walk(pace=pace):
             self._intake.store_page(page, LIST, tally)
             if page.anchors:  # orders without a draft time may come first

@@ -632,6 +632,15 @@ def test_an_order_that_shows_late_surfaces_above_what_was_served(history):
     assert history.known.keys() == {"1", "2"}
 
 
+def test_orders_below_the_first_page_are_news_where_an_empty_shop_was_served(history):
+    begin = {"kind": HONOURS, "lag": 20, "offset": 0, "lists_sessions": False}
+    history.begin(**begin, has_contests=False, unit=0.001, zone_hours=2, past=[])
+    history.create(late=0, count=7, push="none", with_id=False)
+    history.change(kind=0, number=0, late=0, push="now", with_id=False)
+    history.walk(worker=0, size=1, at_pages=[])
+    assert "2" in history.rows
+
+
 def test_a_page_token_is_good_on_a_file_begun_anew(history):
     history.begin(HONOURS, lag=0, offset=0, lists_sessions=True, past=[(10, "paid", 0), (40, "paid", 0)])
     history.poll(worker=0, size=1, pause=60, at_requests=[], at_pages=[(1, "wipe", 0)])
