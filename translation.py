@@ -4,6 +4,7 @@ Sources: [G] AiFi's guide "Data Integration: Orders & Webhooks", [R] AiFi's publ
 older deployment may lack: it is used where it works, and done without where it does not.
 """
 
+import functools
 import json
 import math
 import re
@@ -17,12 +18,13 @@ from orders import LIST, LISTS, WEBHOOK, Snapshot
 MAX_ORDER_BYTES, FEW_LINES = 64 * 1024, 10  # so few lines of MAX_TEXT a field are never as large
 AIFI_ID = re.compile(r"0|[1-9][0-9]{0,17}")
 ISO_TIME = re.compile(
-    r"([12]\d{3}-\d\d-\d\d)[Tt ](\d\d:\d\d)(?:(:\d\d)(?:[.,](\d{1,9}))?)?\s*"
+    r"([12]\d{3}-\d\d-\d\d)[Tt ](\d\d:\d\d)(?:(:\d\d)(?:[.,](\d{1,9}))?)?\s{0,9}"
     r"([Zz]|[+-](?:[01]\d|2[0-3])(?::?[0-5]\d)?)?",
     re.ASCII,
 )
 DECIMAL = re.compile(r"\s*[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?\s*", re.ASCII)
 MAX_TEXT = 500
+MEMORY = 4096  # texts whose meaning is remembered: times and prices come again and again, and reading them is slow
 PRICES = ("totalPrice", "totalTax", "subtotalPrice")
 CHECKOUT_STATUSES = ("draft", "completed", "reviewed")
 PAID_BY_PAYMENT = {"success": "paid", "failure": "unpaid", "processing": "paymentProcessing"}
@@ -264,6 +266,7 @@ def read_updated_at(data: Any) -> str | None:
     return _time(_object(data).get("updatedAt"))
 
 
+@functools.lru_cache(maxsize=MEMORY)
 def parse_time(text: str) -> str:
     """Translate an ISO 8601 time, UTC where it names no zone, to fixed-width UTC text.
 
@@ -469,14 +472,21 @@ def _integer(value: Any) -> int | None:
 def _number(value: Any) -> float | None:
     """Return a finite number: of AiFi's decimal text the nearest that there is."""
     if isinstance(value, str):
-        if not DECIMAL.fullmatch(value):  # `float` reads `1_000` and `inf` too
-            return None
-    elif isinstance(value, bool) or not isinstance(value, int | float):
+        return _decimal(value) if len(value) <= MAX_TEXT else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
-        number = float(value)
+        return _finite(float(value))
     except OverflowError:
         return None
+
+
+@functools.lru_cache(maxsize=MEMORY)
+def _decimal(text: str) -> float | None:
+    return _finite(float(text)) if DECIMAL.fullmatch(text) else None  # `float` reads `1_000` and `inf` too
+
+
+def _finite(number: float) -> float | None:
     return number if math.isfinite(number) else None
 
 
