@@ -292,7 +292,7 @@ def _is_history(snapshot: Snapshot, extent: Extent) -> bool:
     """
     if snapshot.source in (LIST, WEBHOOK) or extent.complete:
         return False
-    if extent.begun_at is not None and snapshot.at > extent.begun_at:  # it changed while this database has been watching
+    if extent.begun_at is not None and snapshot.at > extent.begun_at:  # it changed while we were watching
         return False
     if extent.horizon is None:
         return extent.served_until is None

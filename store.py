@@ -3,6 +3,7 @@
 Every time is fixed-width UTC text (`2025-11-01T00:00:00.000Z`), so the order of the text is the order of time.
 """
 
+import itertools
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,11 +12,12 @@ from dataclasses import asdict, dataclass, fields, replace
 from enum import Enum
 from typing import Any, TypeVar
 
-from database import Connection, Database, Layout, Row, Values
+from database import BUSY_SECONDS, Connection, Database, Layout, Row, Values
 from errors import Damage, StoreError
 from marks import Marks, MarksMoved, Sweep
 from orders import ALWAYS, PUSHED, SETTLING_SECONDS, UNCONFIRMED, WEBHOOK, Anchor, Order, Outcome, Snapshot, take_in
 from times import HOUR, MINUTE, age, shift, utc_text
+from together import Together
 
 T = TypeVar("T")
 
@@ -147,6 +149,7 @@ class Store:
     def __init__(self, database: Database):
         self._database = database
         self._read, self._write = database.read, database.write
+        self._webhooks = Together(self._put_webhooks, BUSY_SECONDS)
 
     @property
     def name(self) -> str:
@@ -188,8 +191,14 @@ class Store:
         if not looks:
             return []
         # Only a webhook is acknowledged: what AiFi listed, it lists again.
-        durable = any(look.source == WEBHOOK for look in looks)
-        return self._write(lambda db: _put_orders(db, looks, self.now()), durable=durable)
+        if any(look.source == WEBHOOK for look in looks):
+            return self._webhooks.do(looks)
+        return self._write(lambda db: _put_orders(db, looks, self.now()), durable=False)
+
+    def _put_webhooks(self, batches: list[list[Snapshot]]) -> list[list[Outcome]]:
+        looks = [look for batch in batches for look in batch]
+        outcomes = iter(self._write(lambda db: _put_orders(db, looks, self.now())))
+        return [list(itertools.islice(outcomes, len(batch))) for batch in batches]
 
     def get_order(self, order_id: str) -> Order | None:
         """Return the order with this id."""

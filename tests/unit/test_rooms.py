@@ -13,7 +13,7 @@ from tools.harness import PROJECT
 ROOMS = (
     *("app", "commands", "diagnosis", "config", "relay"),
     *("mirror", "sweep", "history", "refresh", "lookups", "intake", "aifi", "transport"),
-    *("translation", "store", "marks", "orders", "postgres", "sqlite", "database", "errors", "times"),
+    *("translation", "store", "together", "marks", "orders", "postgres", "sqlite", "database", "errors", "times"),
 )
 WEB_ROOMS = {"app", "commands"}
 TREES = {path.stem: ast.parse(path.read_text()) for path in PROJECT.glob("*.py") if path.stem != "gunicorn.conf"}
