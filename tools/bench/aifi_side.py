@@ -228,6 +228,7 @@ def _backfill(folder: Path, aifi: "RemoteSandbox", count: int, pages: int) -> It
         return
     aifi.do(_set_latency, BACKFILL_LATENCY)
     one_by_one = _one_at_a_time(aifi, pages)
+    _sandbox_limit(aifi, count // PAGE)  # so that all orders are written, and it costs the bridge no CPU
     say(f"Backfill of {count:,} orders; the sandbox could serve {_sandbox_limit(aifi):.0f} pages a second")
     refused, cpu, done = aifi.do(_refusals), cpu_of_children(), []
     seconds = _seconds(lambda: done.append(subprocess.run([*command, "--days", "3650"], timeout=240, **options)))
@@ -268,9 +269,11 @@ def _one_at_a_time(aifi: "RemoteSandbox", pages: int) -> float:
 def _sandbox_limit(aifi: "RemoteSandbox", pages: int = 60) -> float:
     """Return the pages a second that the sandbox serves at most, so that it is seen not to be the bottleneck."""
     aifi.do(_set_rate_limit, None)
+    aifi.do(_set_latency, 0.0)
     with aifi_session(aifi) as session, ThreadPoolExecutor(8) as threads:
         seconds = _seconds(lambda: list(threads.map(lambda page: _page(session, aifi, page), range(pages))))
     aifi.do(_set_rate_limit, RATE)
+    aifi.do(_set_latency, BACKFILL_LATENCY)
     time.sleep(1)  # until the limit's window holds none of these requests
     return pages / seconds
 
@@ -284,7 +287,13 @@ def aifi_session(aifi: "RemoteSandbox") -> requests.Session:
 
 
 def _page(session: requests.Session, aifi: "RemoteSandbox", page: int) -> bytes:
-    params = {"includeProducts": "true", "pageSize": PAGE, "orderBy": "draftCreatedAt", "direction": "desc"}
+    params = {
+        "includeProducts": "true",
+        "includeContest": "true",
+        "pageSize": PAGE,
+        "orderBy": "draftCreatedAt",
+        "direction": "desc",
+    }
     answer = session.get(f"{aifi.base_url}/orders", params={**params, "page": page}, timeout=30)
     answer.raise_for_status()
     return answer.content
@@ -331,7 +340,7 @@ def remote_sandbox(count: int, days: float) -> Iterator[RemoteSandbox]:
 
 
 def _serve_sandbox(pipe: Connection, count: int, days: float) -> None:
-    sandbox = Sandbox()
+    sandbox = Sandbox(keeps_rows=True)
     sandbox.seed_orders(count, days=days)
     with sandbox:
         while True:

@@ -38,6 +38,7 @@ class Settings:
     beyond_depth: str = "empty"  # pages that reach beyond: "empty" (or cut short), or "refused" (400)
     past_end: str = "empty"  # pages behind the last one: "empty", or "last_page" again and again
     tie_order: str = "by_id"  # orders with the same sort key: "by_id", or "shuffled" anew in each answer
+    keeps_rows: bool = False  # True: an order is written once for all lists: for a bench that must not wait for it
     signed_links: bool = False  # True: the orders of lists carry a `receiptUrl` that differs in each answer
 
     # What this deployment offers
