@@ -6,7 +6,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from aifi import PAGE_SIZE, ListPage
@@ -18,10 +18,11 @@ from translation import read_order_id
 from transport import AifiUnavailable, Pace
 
 PAGE_LIMIT_SECONDS = 60.0  # for one page
-SPANS, SPAN_PAGES = 12, 25  # of a backfill, side by side; longer spans waste fewer requests at their ends
+FIRST_SPAN_PAGES = 4  # as long as one night's orders tell how many there are in a day
+SPANS, SPAN_PAGES = 12, 14  # of a backfill, side by side; longer spans waste fewer requests at their ends
 QUEUED = 2 * SPANS  # so that none waits while the uppermost is still being read
 MAX_SPAN_SECONDS = 30 * DAY
-BACKFILL_INTERVAL = 1 / 19.4  # seconds between requests: [G] allows 20 a second
+BACKFILL_INTERVAL = 1 / 19.2  # seconds between requests: [G] allows 20 a second
 
 
 class History:
@@ -68,18 +69,19 @@ class History:
         Each span is read until an order below it has come, and the next span must show that order, too. Where it does
         not, this ends, and the next page is read by itself.
         """
-        high, seconds = marks.horizon or "", SPAN_PAGES * self._seconds_of_a_page(marks)
+        high, seconds = marks.horizon or "", FIRST_SPAN_PAGES * self._seconds_of_a_page(marks)
         above = self._intake.anchors(Anchor(high, marks.horizon_id or ""))
-        spans: collections.deque[concurrent.futures.Future[_Span]] = collections.deque()
-        expected, stopped = None, threading.Event()
+        spans: collections.deque[tuple[concurrent.futures.Future[_Span], float]] = collections.deque()
+        expected, course = None, _Course()
         pool = concurrent.futures.ThreadPoolExecutor(SPANS)
         try:
             while spans or high > until:
                 while len(spans) < QUEUED and high > until:
                     low = max(until, shift(high, -seconds))
-                    spans.append(pool.submit(self._read_span, above, high, low, stopped))
+                    spans.append((pool.submit(self._read_span, above, high, low, course), seconds))
                     above, high = [], low
-                span = spans.popleft().result()
+                future, its_seconds = spans.popleft()
+                span = future.result()
                 if expected and expected.id not in span.first_ids:
                     return
                 expected = span.below
@@ -87,20 +89,26 @@ class History:
                 yield span.count, marks.horizon or until
                 if span.ended:
                     return
-                seconds = min(max(MINUTE, seconds * SPAN_PAGES / span.pages), MAX_SPAN_SECONDS)
+                seconds = min(max(MINUTE, its_seconds * SPAN_PAGES / span.pages), MAX_SPAN_SECONDS)
         finally:
-            stopped.set()
-            pool.shutdown(wait=False, cancel_futures=True)
+            course.stopped = True
+            pool.shutdown(cancel_futures=True)
 
-    def _read_span(self, above: list[Anchor], high: str, low: str, stopped: threading.Event) -> "_Span":
+    def _read_span(self, above: list[Anchor], high: str, low: str, course: "_Course") -> "_Span":
         """Read the orders drafted from `high` down to `low`, and at least one more."""
         span = _Span(high)
+        if high <= course.bottom:
+            span.ended = True
+            return span
         bounds: dict[str, Any] = {} if above else {"maxDraftCreatedAt": high}
         for page in self._client.walk(above, pace=Pace(BACKFILL_INTERVAL), **bounds):
-            self._intake.store_page(page, HISTORY)
+            with course.storing:
+                self._intake.store_page(page, HISTORY)
             span.add(page, low)
-            if span.below or stopped.is_set():
+            if span.below or course.stopped:
                 break
+        if span.ended:
+            course.bottom = max(course.bottom, high)
         return span
 
     def _seconds_of_a_page(self, marks: Marks) -> float:
@@ -117,6 +125,19 @@ class History:
         if lowest and marks.horizon and lowest.drafted_at < marks.horizon:
             values.update(horizon=lowest.drafted_at, horizon_id=lowest.id)
         return self._store.move_marks(marks, **values) if values else marks
+
+
+@dataclass
+class _Course:
+    """What the threads of a backfill share.
+
+    `storing`: held while a page is stored. Python runs one thread at a time, and those whose turn it is to ask AiFi
+    must not wait behind all that have something to store. `bottom`: at or below this time AiFi has no orders.
+    """
+
+    storing: threading.Lock = field(default_factory=threading.Lock)
+    bottom: str = ""
+    stopped: bool = False
 
 
 @dataclass
