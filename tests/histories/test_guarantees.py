@@ -7,11 +7,13 @@ network are replaced. `make fuzz` goes on searching with new histories for as lo
 
 import contextlib
 import functools
+import itertools
 import json
 import logging
 import math
 import os
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -614,11 +616,19 @@ def search(new_history: Callable[[], Histories], max_examples: int, derandomize:
 
 
 @pytest.mark.timeout(FUZZ_SECONDS + 900)  # a history that was found is shortened for some minutes
-def test_no_history_breaks_a_guarantee(new_history, place):
-    end = time.monotonic() + FUZZ_SECONDS
-    search(new_history, ON_A_SERVER if is_server(place) else EXAMPLES, derandomize=True)
+def test_no_history_breaks_a_guarantee(new_history, place, capsys):
+    end, count = time.monotonic() + FUZZ_SECONDS, itertools.count()
+
+    def counted() -> Histories:
+        next(count)
+        return new_history()
+
+    search(counted, ON_A_SERVER if is_server(place) else EXAMPLES, derandomize=True)
     while time.monotonic() < end:
-        search(new_history, 20, derandomize=False)
+        search(counted, 20, derandomize=False)
+    if FUZZ_SECONDS:
+        with capsys.disabled():
+            sys.stdout.write(f"\n{next(count):,} histories break no guarantee\n")
 
 
 # What the search has found.
