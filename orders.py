@@ -141,6 +141,9 @@ class Order:
         return {**named, **known, **flags, **_refund(self.contest), "canceled_at": None}
 
 
+EVER = "1970-01-01T00:00:00.000Z"
+
+
 class Outcome(Enum):
     """What a look at an order told."""
 
@@ -158,7 +161,7 @@ class Extent(Protocol):
 
     @property
     def begun_at(self) -> str | None:
-        """When the first refresh of this database began; empty where an empty shop had been served by then."""
+        """When the first refresh of this database began; EVER where an empty shop had been served by then."""
 
     @property
     def horizon(self) -> str | None:
@@ -292,7 +295,7 @@ def _is_history(snapshot: Snapshot, extent: Extent) -> bool:
     """
     if snapshot.source in (LIST, WEBHOOK) or extent.complete:
         return False
-    if extent.begun_at is not None and snapshot.at > extent.begun_at:  # it changed while we were watching
+    if extent.begun_at and snapshot.at > extent.begun_at:  # it changed while we were watching
         return False
     if extent.horizon is None:
         return extent.served_until is None

@@ -11,7 +11,7 @@ from errors import BridgeError, Unexpected
 from intake import CONTESTS_BY_TIME, PAUSE_MAX_SECONDS, Intake, Tally
 from lookups import LookUps
 from marks import Marks, MarksMoved
-from orders import LIST, Anchor
+from orders import EVER, LIST, Anchor
 from times import HOUR, MINUTE, age, shift, utc_seconds
 from translation import read_contested, read_updated_at
 from transport import AifiRefused, AifiUnavailable, Pace
@@ -117,7 +117,7 @@ class Refresh:
         Mostly nothing was served yet, so these orders take AiFi's own times, as those do that changed. Where orders of
         webhooks were, as all that there is, no other is history.
         """
-        values: dict[str, Any] = {"begun_at": "" if marks.served_until else marks.begun_at or started}
+        values: dict[str, Any] = {"begun_at": EVER if marks.served_until else marks.begun_at or started}
         for page in self._client.walk(pace=pace):
             self._intake.store_page(page, LIST, tally)
             if page.anchors:  # orders without a draft time may come first

@@ -42,7 +42,7 @@ class Upkeep:
             try:
                 self._check_orders(marks)
                 self._read_stores()
-                if marks.horizon:
+                if marks.begun_at:
                     self._sweep(marks)
             except AifiUnavailable as error:  # the next refresh goes on
                 log.warning("Looking orders up, or the sweep, broke off: %s", error)
@@ -94,8 +94,8 @@ class Upkeep:
 
     def _lowest(self, name: str, marks: Marks) -> str:
         """Return down to which draft time the sweep of that name goes."""
-        days = SWEEPS[name][0]
-        return max(marks.horizon or "", shift(self._store.now(), -days * DAY)) if days else marks.horizon or ""
+        days, low = SWEEPS[name][0], marks.horizon or marks.begun_at or self._store.now()
+        return max(low, shift(self._store.now(), -days * DAY)) if days else low
 
     def _is_late(self, name: str, marks: Marks) -> bool:
         """Return whether a sweep lags behind its time."""
