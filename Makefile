@@ -15,8 +15,8 @@ ON_BOTH := $(addprefix tests/unit/test_,$(addsuffix .py,database store intake lo
 help: ## Show the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-bench: $(READY) ## Measure the bridge beside its limits, in 10 minutes; QUICK=1 in 90 seconds
-	@$(BIN)/python -m tools.bench $(if $(QUICK),--quick)
+bench: $(READY) ## Measure the bridge beside its limits, in 10 minutes; QUICK=1 in 90 seconds; PEERS=1 beside others
+	@$(BIN)/python -m tools.bench $(if $(QUICK),--quick) $(if $(PEERS),--peers)
 
 check: $(READY) ## Check style and types and run the unit tests, in about a minute
 	$(BIN)/ruff check .

@@ -4,6 +4,8 @@ gunicorn serves these apps with the bridge's own settings. `BENCH_LIST_BYTES` an
 the constant answers, `DATABASE_PATH` is the file of the bare webhooks.
 """
 
+import contextlib
+import json
 import os
 import sqlite3
 import threading
@@ -33,6 +35,20 @@ def create_app() -> Flask:
         connections.db.execute("INSERT INTO bodies (body) VALUES (?)", (request.get_data(cache=False),))
         return _answer("{}")
 
+    return app
+
+
+def create_with_offset() -> Flask:
+    """Build an app that serves the mirror's pages as one would write it first."""
+    app = Flask("offset", static_folder=None)
+
+    @app.get("/page/<int:number>")
+    def page(number: int) -> list:
+        with contextlib.closing(sqlite3.connect(os.environ["MIRROR_PATH"])) as db:
+            sql = "SELECT summary FROM orders ORDER BY updated_at DESC LIMIT 50 OFFSET ?"
+            return [json.loads(text) for (text,) in db.execute(sql, (50 * number,))]
+
+    app.add_url_rule("/healthz", "healthz", lambda: _answer("{}"))
     return app
 
 

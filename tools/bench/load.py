@@ -176,15 +176,21 @@ def _fill(text: str, n: int) -> str:
 
 
 def _read_answer(connection: socket.socket, target: Target) -> None:
-    """Read one whole answer; the servers that are measured here all say how long it is."""
+    """Read one whole answer, which says how long it is, or comes in chunks."""
     data = connection.recv(65536)
     while data and b"\r\n\r\n" not in data:
         data += connection.recv(65536)
     head, _, body = data.partition(b"\r\n\r\n")
     length = re.search(rb"\r\ncontent-length: *(\d+)", head, re.IGNORECASE)
-    if not (head.startswith(b"HTTP/1.1 200 ") and length):
+    is_chunked = b"chunked" in head
+    if not (head.startswith(b"HTTP/1.1 200 ") and (length or is_chunked)):
         raise LoadError(f"{target.method} {target.path}: {data[:500]!r}")
-    missing = int(length[1]) - len(body)
+    while is_chunked and not body.endswith(b"\r\n0\r\n\r\n"):
+        chunk = connection.recv(65536)
+        if not chunk:
+            raise LoadError(f"{target.method} {target.path}: the answer broke off")
+        body += chunk
+    missing = 0 if is_chunked else int(length[1]) - len(body)
     while missing > 0:
         chunk = connection.recv(65536)
         if not chunk:
