@@ -2,6 +2,7 @@
 
 import pytest
 
+from history import SPANS
 from tests.support import NOW, ago
 from tests.unit.fake_aifi import assert_mirrors, fail_after, raw
 from times import DAY, HOUR, shift
@@ -137,6 +138,16 @@ def test_backfill_goes_no_deeper_than_it_is_told_but_for_a_page(world, fake):
     list(world.history.backfill(ago(DAY)))
     assert ago(2 * DAY) < world.marks.horizon <= ago(DAY)
     assert not world.marks.complete
+
+
+def test_backfill_asks_in_vain_only_once_for_each_of_its_threads(world, fake):
+    fake.fill(3000, newest=2 * HOUR)
+    world.refresh()
+    oldest = min(order["draftCreatedAt"] for order in fake.orders.values())
+    fake.forget()
+    list(world.history.backfill(ago(3650 * DAY)))
+    assert sum(asked["maxDraftCreatedAt"] <= oldest for asked in fake.lists()) <= SPANS
+    assert_mirrors(world)
 
 
 @pytest.mark.parametrize("habits", [{"cut": 60}, {"cut": 86400}, {"zone": 2}, {"zone": -5}, {"page_cap": 50}])
