@@ -37,6 +37,9 @@ class Together(Generic[T, R]):
             try:
                 self._do_all(entries, deadline)
             finally:
+                for _, future in entries:
+                    if not future.done():  # the thread itself is being ended
+                        future.set_exception(StoreError("the work was broken off"))
                 with self._changed:
                     self._is_working = False
                     self._changed.notify_all()

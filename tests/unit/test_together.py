@@ -71,6 +71,29 @@ def test_a_thread_waits_for_those_before_it_only_so_long():
     assert gate.calls == [[2], [6]]
 
 
+def test_a_thread_that_is_ended_in_the_middle_leaves_nobody_waiting():
+    ends, begun, opened = [True], threading.Event(), threading.Event()
+
+    def work(numbers: list[int]) -> list[int]:
+        begun.set()
+        assert opened.wait(SECONDS)
+        if len(numbers) > 1 and ends.pop():
+            raise SystemExit
+        return numbers
+
+    together = Together(work, SECONDS)
+    with ThreadPoolExecutor(3) as pool:
+        first = pool.submit(together.do, 1)
+        assert begun.wait(SECONDS)
+        others = [pool.submit(together.do, number) for number in (2, 3)]
+        wait_until(lambda: len(together.waiting) == len(others), SECONDS, "all to wait")
+        opened.set()
+        assert first.result(SECONDS) == 1
+        failures = {type(other.exception(SECONDS)) for other in others}
+    assert failures == {SystemExit, StoreError}
+    assert together.do(4) == 4
+
+
 def test_a_failure_is_the_own_one():
     gate = Gate()
     gate.opened.set()
