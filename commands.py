@@ -2,6 +2,7 @@
 
 import logging
 import queue
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ from translation import Unreadable, read_order
 from transport import AifiError, AifiRefused, Token
 
 BACKFILL_DAYS = 30
+SWITCH_SECONDS = 0.0005  # until a backfill's thread makes way for one whose turn it is to ask AiFi; else ten times that
 
 
 # --- doctor
@@ -359,6 +361,7 @@ CHECKS: tuple[tuple[str, Cause, Check], ...] = (
 def backfill(days: int) -> None:
     """Read older orders into the mirror; goes on where it was when started again."""
     services, count, begun = _services(), 0, time.monotonic()
+    sys.setswitchinterval(SWITCH_SECONDS)
     try:
         now = services.store.now()
         until = shift(now, -days * DAY)

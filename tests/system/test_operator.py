@@ -296,7 +296,9 @@ def test_status_prints_what_the_page_shows(calm):
 
 
 def older_pages(sandbox: Sandbox) -> list:
-    return [request for request in sandbox.requests if "maxDraftCreatedAt" in request.args]
+    """Return the requests for history; a refresh bounds its list of changes by a draft time, too."""
+    lists = [request for request in sandbox.requests if "maxDraftCreatedAt" in request.args]
+    return [request for request in lists if "minUpdatedAt" not in request.args]
 
 
 def start_backfill(bridge: Bridge, terminal: int, *words: str) -> subprocess.Popen:
@@ -352,7 +354,7 @@ def test_the_bar_is_full_once_aifi_has_no_older_orders(bridge, sandbox, terminal
 
 
 def test_backfill_that_was_interrupted_goes_on_where_it_was(bridge, sandbox, terminal):
-    sandbox.seed_orders(4000, days=20)
+    sandbox.seed_orders(12_000, days=29)
     sandbox.latency_seconds = 0.2
     end, read = terminal
     process = start_backfill(bridge, end)
