@@ -157,7 +157,7 @@ class Extent(Protocol):
 
     @property
     def served_until(self) -> str | None:
-        """The latest `updated_at` that was served."""
+        """The latest `updated_at` that was served; at least the time when this database was begun."""
 
     @property
     def begun_at(self) -> str | None:

@@ -124,6 +124,7 @@ class Refresh:
                 horizon = page.anchors[0]
                 return {
                     **values,
+                    "served_until": max(marks.served_until or "", started),  # by a database that was lost, perhaps
                     "horizon": horizon.drafted_at,
                     "horizon_id": horizon.id,
                     "newest": str(page.newest),

@@ -651,6 +651,25 @@ def test_orders_below_the_first_page_are_news_where_an_empty_shop_was_served(his
     assert "2" in history.rows
 
 
+def test_a_change_without_a_time_lands_above_what_a_lost_file_had_served(history):
+    change = {"kind": 0, "late": 0, "number": 0, "push": "none", "with_id": False}
+    poll = {"worker": 0, "size": 1, "pause": 5.001, "at_requests": []}
+    pasts = [(0.1, "draft", 0), (0.1, "draft", 0)]
+    habits = {"lag": 0, "offset": 0, "lists_sessions": False, "has_contests": False, "unit": 0.001, "zone_hours": 0}
+    history.begin(BARE, **habits, past=pasts)
+    history.change(**change)
+    history.tick(seconds=0.005)
+    history.poll(**poll, at_pages=[])
+    history.tick(seconds=0.001)
+    history.change(**change)
+    history.poll(**poll, at_pages=[(1, "wipe", 0)])
+    history.tick(seconds=0.001)
+    history.poll(**poll, at_pages=[])
+    history.tick(seconds=0.001)
+    history.change(**change)
+    history.poll(**poll, at_pages=[])
+
+
 def test_the_sweep_runs_where_an_empty_shop_was_served(history):
     history.begin(HONOURS, lag=0, offset=0, lists_sessions=False, past=[(0.1, "draft", 0)])
     history.delete(number=0)
