@@ -24,6 +24,7 @@ def create_app() -> Flask:
     """Build an app with two constant answers, and a webhook that is kept as it came."""
     app = _app_with_health()
     connections = threading.local()
+    _connect(os.environ["DATABASE_PATH"]).close()  # here, as threads that do this at once find the file locked
     for name in ("list", "order"):
         text = _json_of_size(int(os.environ[f"BENCH_{name.upper()}_BYTES"]))
         app.add_url_rule(f"/{name}", name, lambda text=text: _answer(text))
