@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -107,6 +108,13 @@ def test_of_several_orders_of_a_name_the_youngest_is_found(store):
     drafts = {"1": ago(700), "2": ago(500), "3": ago(600)}
     store.put_orders([look(n, external_id="R-1", created_at=drafted) for n, drafted in drafts.items()])
     assert store.find_order("r-1").id == "2"
+
+
+def test_each_of_many_webhooks_at_once_learns_what_itself_told(store):
+    store.put_orders([look(str(number), source=WEBHOOK) for number in range(0, 200, 2)])
+    with ThreadPoolExecutor(16) as pool:
+        told = list(pool.map(lambda number: store.put_orders([look(str(number), source=WEBHOOK)]), range(200)))
+    assert told == [[Outcome.SAME], [Outcome.NEW]] * 100
 
 
 def test_a_version_may_be_as_large_as_aifi_likes(store):
